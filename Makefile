@@ -1,0 +1,58 @@
+# make demo: set up and train the demonstration; make test: the tests; make check: all that CI runs
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Linux's default torch wheels bring CUDA, several GB; RECUR_CUDA=1 asks for them. The CPU index is used for the torch
+# line only, and not where pip already has an index or wheel folder of its own.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+TORCH_INDEX = $(if $(RECUR_CUDA),,$(shell [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -m pip config list | grep -qE 'find-links|index-url' && echo --index-url https://download.pytorch.org/whl/cpu))
+
+.PHONY: demo test check format lint types docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/recur demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_INDEX) torch
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/torch pyproject.toml
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(PIP) -e '.[docs]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build docs/_build

@@ -1,0 +1,211 @@
+"""What a cell is: one step of a recurrence, written as its equation.
+
+    class GRU(Cell):
+        gates = "r z n"
+
+        def step(x, U, s):
+            r = sigmoid(x.r + U.r(s.h))
+            z = sigmoid(x.z + U.z(s.h))
+            n = tanh(x.n + r * U.n(s.h))
+            return State(h=(1 - z) * n + z * s.h)
+
+`x.g` is the input's share of gate `g`, W_g x_t + b_g, with shape [B, H]; `U.g(v)` is the recurrent product of gate `g`
+with a vector v, [B, H] -> [B, H]; `s` holds the states of the step before. Two more arguments may be asked for by name:
+`p`, per-unit parameters [H] such as peepholes (`units` names them), and `P`, the projection [B, H] -> [B, P]
+(`projected = True`). A cell holds no weights: a layer owns them and hands them in, so one equation serves every layer.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor
+
+from recur.errors import InputError
+
+T = TypeVar("T")
+
+
+class State:
+    """The named states of a cell, such as `State(h=..., c=...)`; `state.h` is the output.
+
+    Inside a cell each is [B, H]; as a layer's initial or final state [layers * directions, B, H].
+    """
+
+    __slots__ = ("_values",)
+    _values: dict[str, Tensor]
+
+    def __init__(self, **values: Tensor) -> None:
+        object.__setattr__(self, "_values", values)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("__") or name == "_values":  # copy and pickle look before the slot is filled
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"the state holds {', '.join(self._values)}, not {name!r}") from None
+
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        raise AttributeError("a State is not changed in place: return a new one from `step`")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._values.values())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    def __getstate__(self) -> dict[str, Tensor]:
+        return self._values
+
+    def __setstate__(self, values: dict[str, Tensor]) -> None:
+        object.__setattr__(self, "_values", values)
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Return the (name, tensor) pairs in the cell's order."""
+        return list(self._values.items())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "State":
+        """Return a state with `function` applied to every tensor."""
+        return State(**{name: function(value) for name, value in self._values.items()})
+
+
+class Named(Generic[T]):
+    """Values by name, read as attributes: `x.r`, `U.z`, `p.f`."""
+
+    __slots__ = ("_kind", "_values")
+
+    def __init__(self, kind: str, values: Mapping[str, T]) -> None:
+        self._kind, self._values = kind, values
+
+    def __getattr__(self, name: str) -> T:
+        try:
+            return self._values[name]
+        except KeyError:
+            known = ", ".join(self._values) or "none"
+            raise AttributeError(f"the cell has no {self._kind} {name!r}; it declares: {known}") from None
+
+
+Gates = Named[Tensor]
+Products = Named[Callable[[Tensor], Tensor]]
+Units = Named[Tensor]
+Projection = Callable[[Tensor], Tensor]
+
+
+class Cell:
+    """Base of every recurrence; subclasses say `gates`, `state` and `step`.
+
+    Attributes:
+        gates: the gates' names, separated by spaces, in the order in which their weights are stacked.
+        state: the states' names; `h` is the output and must be among them.
+        units: names of per-unit parameters [H], handed to `step` as `p`.
+        projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
+        kernel: name of the torch kernel that computes exactly this equation, or None.
+
+    Errors:
+        InputError when the class is defined: `h` is no state, a name is no identifier or is used twice,
+        or `step` asks for something other than x, U, s, p, P.
+    """
+
+    gates: ClassVar[str]
+    state: ClassVar[str] = "h"
+    units: ClassVar[str] = ""
+    projected: ClassVar[bool] = False
+    kernel: str | None = None
+
+    _arguments: ClassVar[tuple[str, ...]]
+
+    step: Callable[..., State]
+
+    def __init_subclass__(cls) -> None:
+        """Check the declaration once, where the class is written."""
+        if "step" not in cls.__dict__ and not hasattr(cls, "_arguments"):
+            raise InputError(f"cell {cls.__name__} must define `step(x, U, s)`")
+        if not hasattr(cls, "gates"):
+            raise InputError(f"cell {cls.__name__} must name its gates, such as gates = 'r z n'")
+        for kind in ("gates", "state", "units"):
+            names = getattr(cls, kind).split()
+            bad = [name for name in names if not name.isidentifier() or names.count(name) > 1]
+            if bad:
+                raise InputError(f"cell {cls.__name__}: `{kind}` must be distinct names, found {bad[0]!r}")
+        if "h" not in cls.state.split():
+            raise InputError(f"cell {cls.__name__}: `state` must name the output `h`, found {cls.state!r}")
+        if "step" in cls.__dict__:
+            cls._set_step(cls.__dict__["step"])
+
+    @classmethod
+    def _set_step(cls, step: Any) -> None:
+        # an equation needs no self: `def step(x, U, s)` becomes a static method
+        function = step.__func__ if isinstance(step, staticmethod) else step
+        names = list(inspect.signature(function).parameters)
+        if names and names[0] == "self":
+            names = names[1:]
+        else:
+            cls.step = staticmethod(function)
+        unknown = [name for name in names if name not in ("x", "U", "s", "p", "P")]
+        if unknown:
+            raise InputError(
+                f"cell {cls.__name__}: `step` may ask for x, U, s, p and P, found {unknown[0]!r} "
+                f"({function.__code__.co_filename}, line {function.__code__.co_firstlineno})"
+            )
+        cls._arguments = tuple(names)
+
+    @property
+    def gate_names(self) -> tuple[str, ...]:
+        """The gates' names, in weight order."""
+        return tuple(self.gates.split())
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The states' names."""
+        return tuple(self.state.split())
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """The per-unit parameters' names."""
+        return tuple(self.units.split())
+
+    def advance(self, x: Gates, U: Products, s: State, p: Units, P: Projection | None) -> State:
+        """Return the state after one step; `step` gets those of the arguments that it asks for."""
+        given = {"x": x, "U": U, "s": s, "p": p, "P": P}
+        new = self.step(**{name: given[name] for name in self._arguments})
+        if not isinstance(new, State) or tuple(new._values) != self.state_names:
+            # the order of keywords in `State(...)` is free
+            if isinstance(new, State) and sorted(new._values) == sorted(self.state_names):
+                return State(**{name: new._values[name] for name in self.state_names})
+            found = ", ".join(new._values) if isinstance(new, State) else type(new).__name__
+            wanted = ", ".join(f"{name}=..." for name in self.state_names)
+            raise InputError(f"cell {type(self).__name__}: `step` must return State({wanted}), found {found}")
+        return new
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "kernel")
+        return f"{type(self).__name__}({options})"
+
+
+def sigmoid(v: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-v)), elementwise."""
+    return v.sigmoid()
+
+
+def tanh(v: Tensor) -> Tensor:
+    """Return the hyperbolic tangent, elementwise."""
+    return v.tanh()
+
+
+def relu(v: Tensor) -> Tensor:
+    """Return max(v, 0), elementwise."""
+    return v.relu()
+
+
+def exp(v: Tensor) -> Tensor:
+    """Return e to the power v, elementwise."""
+    return v.exp()
+
+
+def log(v: Tensor) -> Tensor:
+    """Return the natural logarithm, elementwise."""
+    return v.log()

@@ -1,0 +1,169 @@
+"""The one operation: a cell over a sequence, in one direction, with rows of any length.
+
+`scan` has two backends that give the same numbers: "reference", the equation itself in a Python loop, for any cell; and
+"torch", the kernels behind torch.nn, for the cells that they know. Nothing above this file knows which one runs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
+from recur.errors import InputError
+
+BACKENDS = ("auto", "reference", "torch")
+
+# sigmoid(±SHUT) is exactly 0 or 1 in every dtype, and SHUT still fits into float16
+SHUT = 1e4
+
+
+class Weights(NamedTuple):
+    """The weights of one layer and direction; shapes as in torch.nn, G gates stacked in the cell's order.
+
+    `ih` [G*H, D], `hh` [G*H, R] with R = P where the cell is projected and H elsewhere, `bias_ih` and `bias_hh` [G*H]
+    or None, `units` [K, H] for K per-unit parameters or None, `hr` [P, H] or None.
+    """
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    units: Tensor | None = None
+    hr: Tensor | None = None
+
+
+def scan(
+    cell: Cell,
+    input: Tensor,
+    weights: Weights,
+    state: State,
+    lengths: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, State]:
+    """Run `cell` over a sequence.
+
+    Args:
+        cell: the recurrence.
+        input: [T, B, D].
+        weights: the layer's weights for this direction.
+        state: the state before the first step, each tensor [B, H] (h [B, P] where projected).
+        lengths: valid steps of each row, [B] int64 in 0..T, or None where all have T. Padded steps change nothing.
+        reverse: start at each row's last valid step and go backwards.
+        backend: "reference", "torch", or "auto": torch where it has the cell.
+
+    Returns:
+        the outputs [T, B, H], zero at padded steps, and the state after each row's last step in scan order; a row of
+        length 0 keeps its initial state.
+
+    Raises:
+        InputError: the backend does not exist or does not have the cell.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, found {backend!r}")
+    if backend == "torch" and cell.kernel is None:
+        raise InputError(f"`backend` 'torch' has no kernel for {cell!r}; use 'auto' or 'reference'")
+    if backend == "reference" or cell.kernel is None:
+        return _reference(cell, input, weights, state, lengths, reverse)
+    return _torch(cell.kernel, input, weights, state, lengths, reverse)
+
+
+def valid_steps(lengths: Tensor, steps: int) -> Tensor:
+    """Return the mask [T, B, 1] that is True where a row has a valid step."""
+    return (torch.arange(steps, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
+
+
+def flip_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Reverse every row's valid steps in [T, B, *] and leave its padding where it is."""
+    if lengths is None:
+        return sequence.flip(0)
+    steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
+    index = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return sequence.gather(0, index.unsqueeze(-1).expand_as(sequence))
+
+
+def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | None]:
+    """Return what an equation calls: U with a product for each gate, p, and P."""
+    blocks = weights.hh.chunk(len(cell.gate_names))
+    biases: Sequence[Tensor | None] = [None] * len(blocks)
+    if weights.bias_hh is not None:
+        biases = weights.bias_hh.chunk(len(blocks))
+
+    def product(block: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return lambda vector: F.linear(vector, block, bias)
+
+    U = Products("gate", dict(zip(cell.gate_names, map(product, blocks, biases), strict=True)))
+    rows = () if weights.units is None else weights.units.unbind()
+    p = Units("per-unit parameter", dict(zip(cell.unit_names, rows, strict=True)))
+    hr = weights.hr
+    return U, p, None if hr is None else lambda vector: F.linear(vector, hr)
+
+
+def _reference(
+    cell: Cell, input: Tensor, weights: Weights, state: State, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    U, p, P = bind(cell, weights)
+    valid = None if lengths is None else valid_steps(lengths, input.shape[0])
+    if valid is not None:
+        input = input.masked_fill(~valid, 0)  # whatever stands in the padding, NaN too
+    gates = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
+    outputs: list[Tensor] = [state.h] * input.shape[0]
+    for t in reversed(range(input.shape[0])) if reverse else range(input.shape[0]):
+        x = Gates("gate", dict(zip(cell.gate_names, (gate[t] for gate in gates), strict=True)))
+        new = cell.advance(x, U, state, p, P)
+        if valid is None:
+            state = new
+            outputs[t] = state.h
+        else:
+            state = State(**{name: torch.where(valid[t], value, getattr(state, name)) for name, value in new.items()})
+            outputs[t] = state.h.masked_fill(~valid[t], 0)
+    return torch.stack(outputs), state
+
+
+def _torch(
+    kernel: str, input: Tensor, weights: Weights, state: State, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    steps = input.shape[0]
+    ragged = lengths is not None and bool((lengths < steps).any())
+    if reverse:
+        input = flip_valid(input, lengths)
+    ih = weights.ih
+    if ragged:
+        assert lengths is not None
+        padded = ~valid_steps(lengths, steps)
+        input = input.masked_fill(padded, 0)
+        if kernel == "lstm":
+            # a further input, 1 at padded steps, shuts i and o and opens f: c is held and h is 0, to the bit
+            input = torch.cat([input, padded.to(input.dtype)], dim=-1)
+            hidden = ih.shape[0] // 4
+            shut = ih.new_tensor([-SHUT, SHUT, 0, -SHUT]).repeat_interleave(hidden)
+            ih = torch.cat([ih, shut[:, None]], dim=1)
+
+    flat = [ih, weights.hh]
+    if weights.bias_ih is not None:
+        # the kernels know two biases or none
+        flat += [weights.bias_ih, weights.bias_ih.new_zeros(()).expand_as(weights.bias_ih)]
+        if weights.bias_hh is not None:
+            flat[-1] = weights.bias_hh
+    if weights.hr is not None:
+        flat.append(weights.hr)
+    common = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False, False)
+    initial = state.map(lambda value: value.unsqueeze(0))
+    if kernel == "lstm":
+        output, *final = torch._VF.lstm(input, tuple(initial), *common)
+    else:
+        output, *final = getattr(torch._VF, kernel)(input, initial.h, *common)
+    after = State(**dict(zip(("h", "c"), (value.squeeze(0) for value in final), strict=False)))
+
+    if ragged:
+        assert lengths is not None
+        if kernel != "lstm":
+            output = output.masked_fill(padded, 0)
+        last = output.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[-1])).squeeze(0)
+        h = torch.where((lengths > 0)[:, None], last, state.h)
+        after = State(h=h) if kernel != "lstm" else State(h=h, c=after.c)
+    return (flip_valid(output, lengths) if reverse else output), after
