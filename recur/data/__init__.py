@@ -1,0 +1,39 @@
+"""From files to tensors: tables, tokens, vocabularies, batches by length, word vectors."""
+
+from recur.data.batches import Batch, LengthBatches
+from recur.data.reber import (
+    embedded_reber,
+    embedded_reber_table,
+    is_embedded_reber,
+    is_reber,
+    write_reber_files,
+)
+from recur.data.sequences import Sequences, truncate
+from recur.data.tables import Table, fingerprint, read_table
+from recur.data.text import Tokenizer, guess_kind
+from recur.data.vectors import WordVectors, one_hot_table, read_vectors
+from recur.data.vocabulary import PAD, UNKNOWN, Vocabulary, index_tokens
+
+__all__ = [
+    "PAD",
+    "UNKNOWN",
+    "Batch",
+    "LengthBatches",
+    "Sequences",
+    "Table",
+    "Tokenizer",
+    "Vocabulary",
+    "WordVectors",
+    "embedded_reber",
+    "embedded_reber_table",
+    "fingerprint",
+    "guess_kind",
+    "index_tokens",
+    "is_embedded_reber",
+    "is_reber",
+    "one_hot_table",
+    "read_table",
+    "read_vectors",
+    "truncate",
+    "write_reber_files",
+]
