@@ -24,11 +24,12 @@ ORDER = [
     "data",
     "report",
     "tasks",
+    "predictor",
     "load",
     "app",
 ]
 # these stand alone: data and report know nothing of networks
-ALONE = {"data": {"errors", "files"}, "report": {"errors", "files"}, "gradients": {"errors", "files"}}
+ALONE = {"data": {"errors", "files"}, "report": {"errors", "files"}}
 
 
 def modules() -> list[Path]:

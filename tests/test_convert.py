@@ -106,6 +106,15 @@ def test_keras_weights_come_and_go_exactly(cell, gates, bias):
         assert np.array_equal(a, b)
 
 
+def test_a_keras_gru_without_bias_is_told_apart_by_argument():
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(3, 12)), random.normal(size=(4, 12))]
+    x = random.normal(size=(2, 6, 3))
+    for after in (True, False):
+        output = from_keras(weights, "gru", reset_after=after)(torch.from_numpy(x)).output.detach().numpy()
+        assert np.allclose(output, keras_layer("gru", weights, x, reset_after=after), atol=1e-12)
+
+
 def test_torch_layers_go_to_keras():
     x = torch.randn(2, 6, 3)
     for cell, layer in (("rnn", recur.RNN(3, 4)), ("lstm", recur.LSTM(3, 4)), ("gru", recur.GRU(3, 4))):

@@ -102,6 +102,7 @@ class Cell:
         gates: the gates' names, separated by spaces, in the order in which their weights are stacked.
         state: the states' names; `h` is the output and must be among them.
         units: names of per-unit parameters [H], handed to `step` as `p`.
+        keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
         kernel: name of the torch kernel that computes exactly this equation, or None.
 
@@ -113,6 +114,7 @@ class Cell:
     gates: ClassVar[str]
     state: ClassVar[str] = "h"
     units: ClassVar[str] = ""
+    keep: str = ""
     projected: ClassVar[bool] = False
     kernel: str | None = None
 
@@ -182,7 +184,7 @@ class Cell:
         return new
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "kernel")
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name not in ("kernel", "keep"))
         return f"{type(self).__name__}({options})"
 
 

@@ -33,6 +33,7 @@ class GRU(Cell):
         if z not in ("old", "new"):
             raise InputError(f"`z` must be 'old' or 'new', found {z!r}")
         self.reset, self.z = reset, z
+        self.keep = "z" if z == "old" else "-z"
         self.kernel = "gru" if (reset, z) == ("after", "old") else None
 
     def step(self, x: Gates, U: Products, s: State) -> State:

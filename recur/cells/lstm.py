@@ -20,6 +20,7 @@ class LSTM(Cell):
 
     gates = "i f g o"
     state = "h c"
+    keep = "f"
     kernel = "lstm"
 
     @staticmethod
@@ -43,6 +44,7 @@ class LSTMP(Cell):
 
     gates = "i f g o"
     state = "h c"
+    keep = "f"
     projected = True
     kernel = "lstm"
 
@@ -73,6 +75,7 @@ class PeepholeLSTM(Cell):
 
     gates = "i f g o"
     state = "h c"
+    keep = "f"
     units = "i f o"
 
     @staticmethod
@@ -134,6 +137,7 @@ class AdderInputForget(Cell):
     """
 
     gates = "i f g"
+    keep = "f"
 
     @staticmethod
     def step(x: Gates, U: Products, s: State) -> State:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import nn
-
 from recur.cells.cell import Cell
 from recur.layers.convert import convert, from_keras, to_keras
 from recur.layers.recurrent import Output, Recurrent
@@ -15,7 +13,7 @@ from recur.layers.torch_nn import GRU, LSTM, RNN
 
 def make(
     cell: str | Cell | type[Cell], input_size: int, hidden_size: int, num_layers: int = 1, **options: Any
-) -> nn.Module:
+) -> Recurrent | RNN | LSTM | GRU:
     """Return the layer for a cell: RNN, LSTM or GRU where one stands for it, `Recurrent` elsewhere.
 
     Args:
@@ -28,7 +26,7 @@ def make(
     Raises:
         InputError: no cell has that name; the message suggests the nearest.
     """
-    standard: dict[Any, type[nn.Module]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+    standard: dict[Any, type[RNN | LSTM | GRU]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
     layer = standard.get(cell) if isinstance(cell, str) else None
     if layer is not None:
         return layer(input_size, hidden_size, num_layers, **options)

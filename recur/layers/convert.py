@@ -73,7 +73,9 @@ def convert(layer: Layer, cell: Cell, *, bias: Literal["one", "two", "same"] = "
     return result.train(layer.training)
 
 
-def from_keras(weights: Sequence[np.ndarray], cell: str, *, activation: str = "tanh") -> Recurrent:
+def from_keras(
+    weights: Sequence[np.ndarray], cell: str, *, activation: str = "tanh", reset_after: bool = True
+) -> Recurrent:
     """Return the layer for a Keras layer's `get_weights()`.
 
     Args:
@@ -81,6 +83,7 @@ def from_keras(weights: Sequence[np.ndarray], cell: str, *, activation: str = "t
             `reset_after=True`, Keras's default, [2, 3H].
         cell: "rnn" for SimpleRNN, "lstm", or "gru".
         activation: SimpleRNN's.
+        reset_after: a GRU's, where it has no bias whose shape would tell.
 
     Returns:
         a `Recurrent` with `batch_first=True`, Keras's layout of data.
@@ -99,9 +102,9 @@ def from_keras(weights: Sequence[np.ndarray], cell: str, *, activation: str = "t
             f"got {list(arrays[0].shape)} and {list(arrays[1].shape)}"
         )
     two = len(arrays) == 3 and arrays[2].dim() == 2
-    # without a bias Keras's two GRUs look alike; its default is taken
-    reset: Literal["after", "before"] = "after" if two or len(arrays) == 2 else "before"
-    equation = {"rnn": Elman(activation), "lstm": LSTM(), "gru": GRU(reset)}[cell]
+    if len(arrays) == 3:
+        reset_after = two
+    equation = {"rnn": Elman(activation), "lstm": LSTM(), "gru": GRU("after" if reset_after else "before")}[cell]
     bias: Literal["one", "two"] | bool = False if len(arrays) == 2 else "two" if two else "one"
     layer = Recurrent(equation, arrays[0].shape[0], hidden, bias=bias, batch_first=True, dtype=arrays[0].dtype)
     rows = [_reorder(arrays[0].T, order), _reorder(arrays[1].T, order)]
@@ -156,7 +159,7 @@ def _difference(source: Cell, target: Cell) -> tuple[set[str], bool]:
 
 
 def _options(cell: Cell) -> dict[str, Any]:
-    return {name: value for name, value in vars(cell).items() if name != "kernel"}
+    return {name: value for name, value in vars(cell).items() if name not in ("kernel", "keep")}
 
 
 def _movable(bias_hh: Tensor, cell: Cell) -> Tensor:

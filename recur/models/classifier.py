@@ -1,0 +1,174 @@
+"""The recurrent classifier: words to vectors, recurrent layers, one vector per text, one score per class."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recur.errors import InputError, nearest
+from recur.gradients.initialisation import chrono_
+from recur.layers import make
+from recur.layers.embedding import KINDS, TokenEmbedding
+from recur.layers.evidence import Evidence
+from recur.layers.pooling import POOLINGS, pool, pooled_size
+
+# brings log-odds to about the size of the word vectors
+EVIDENCE_SCALE = 0.3
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """All that a `Classifier` is built from; `dataclasses.asdict` and `ClassifierConfig(**...)` are its JSON form.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    vocabulary_size: int
+    """V, ids 0 (padding) and 1 (unknown) included."""
+    classes: int
+    """C, at least 2."""
+    cell: str = "lstm"
+    """A name in `recur.cells.CELLS`."""
+    layers: int = 1
+    """Recurrent layers, one on top of the other."""
+    hidden_size: int = 128
+    """H, units of each layer and direction."""
+    bidirectional: bool = False
+    """Read each text from both ends."""
+    embedding: str = "trained"
+    """"trained" for a table of vectors, "one-hot" for V inputs without one."""
+    embedding_size: int = 100
+    """D, the width of the table; of no effect with one-hot."""
+    freeze_embedding: bool = False
+    """Leave the words' vectors as they are given."""
+    ngrams: int = 1
+    """Longest hashed n-gram that is added to the words' vectors; 1 for none."""
+    ngram_buckets: int = 200_000
+    """Rows of the n-gram table."""
+    evidence: int = 0
+    """Longest n-gram whose counted log-odds of the classes go in beside the words' vectors; 0 for none."""
+    evidence_buckets: int = 2**20
+    """Rows of the table of these counts, for n-grams of each length."""
+    chrono: int = 0
+    """Longest lag, in tokens, that the gates' biases start out for; 0 leaves them as torch has them."""
+    pooling: str = "last"
+    """"last", "mean", "max", or "concat" for all three."""
+    word_dropout: float = 0.0
+    """Share of the words taken away in training."""
+    embedding_dropout: float = 0.0
+    """Share of the vectors' features zeroed in training, the same ones all along a text."""
+    dropout: float = 0.0
+    """Share of the outputs zeroed in training after every layer, before the scores too."""
+    recurrent_dropout: float = 0.0
+    """Share of the hidden-to-hidden weights zeroed in training."""
+
+    def __post_init__(self) -> None:
+        least = {"vocabulary_size": 2, "classes": 2, "layers": 1, "hidden_size": 1, "embedding_size": 1, "ngrams": 1}
+        least |= {"ngram_buckets": 1, "evidence": 0, "evidence_buckets": 1, "chrono": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
+        for name in ("word_dropout", "embedding_dropout", "dropout", "recurrent_dropout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
+        for name, choices in (("embedding", KINDS), ("pooling", POOLINGS)):
+            value = getattr(self, name)
+            if value not in choices:
+                hint = nearest(str(value), choices)
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        if self.embedding == "one-hot" and (self.ngrams > 1 or self.freeze_embedding):
+            what = "ngrams > 1" if self.ngrams > 1 else "freeze_embedding"
+            raise InputError(f"embedding 'one-hot' has no vectors to go with {what}; choose embedding 'trained'")
+
+    @property
+    def directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+
+class Classifier(nn.Module):
+    """Read a text word by word and score its class from what the last recurrent layer remembers.
+
+    With pooling "last" it is the many-to-one network: only the last step's state reaches the scores (Elman 1990 for
+    the network, Sutskever et al. 2014, arXiv:1409.3215, for the last state as the meaning of a sentence).
+
+    Args:
+        config: the sizes and options.
+        matrix: vectors `[V, D]` to begin with instead of random ones; not needed to load saved weights.
+        sparse: sparse gradients for the tables, see `TokenEmbedding`.
+
+    Raises:
+        InputError: an unknown cell, or a matrix of another shape.
+
+    >>> model = Classifier(ClassifierConfig(vocabulary_size=30, classes=2, cell="gru"))
+    >>> model(torch.tensor([[5, 9, 0], [7, 7, 8]]), lengths=torch.tensor([2, 3])).shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(self, config: ClassifierConfig, *, matrix: Tensor | None = None, sparse: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(
+            config.vocabulary_size,
+            None if config.embedding == "one-hot" else config.embedding_size,
+            kind=config.embedding,
+            matrix=matrix,
+            frozen=config.freeze_embedding,
+            ngrams=config.ngrams,
+            ngram_buckets=config.ngram_buckets,
+            word_dropout=config.word_dropout,
+            dropout=config.embedding_dropout,
+            sparse=sparse,
+        )
+        self.evidence: Evidence | None = None
+        if config.evidence:
+            self.evidence = Evidence(config.classes, config.evidence, config.evidence_buckets)
+        self.recurrent = make(
+            config.cell,
+            self.embedding.embedding_size + (self.evidence.size if self.evidence else 0),
+            config.hidden_size,
+            num_layers=config.layers,
+            bidirectional=config.bidirectional,
+            # between layers only: with one layer torch.nn warns that it does nothing
+            dropout=config.dropout if config.layers > 1 else 0.0,
+            recurrent_dropout=config.recurrent_dropout,
+            batch_first=True,
+        )
+        if config.chrono:
+            chrono_(self.recurrent, config.chrono)
+        self.dropout = nn.Dropout(config.dropout)
+        self.scores = nn.Linear(pooled_size(config.hidden_size, config.pooling, config.directions), config.classes)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the logits `[B, C]`.
+
+        Args:
+            tokens: ids, int64 `[B, T]`, 0 for padding.
+            lengths: int64 `[B]` in 0..T.
+            own: the labels `[B]`, of use while training with `evidence`: each text is left out of its own counts.
+        """
+        scores: Tensor = self.scores(self.dropout(self.pooled(tokens, lengths, own)))
+        return scores
+
+    def pooled(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the vector of each text, `[B, H * directions]`, three times as wide for pooling "concat"."""
+        if tokens.shape[1] == 0:
+            # only empty texts: the recurrent layers want a step
+            tokens = F.pad(tokens, (0, 1))
+        inputs = self.embedding(tokens)
+        if self.evidence is not None:
+            shown = self.evidence(tokens, own)
+            if self.training and self.config.word_dropout:
+                shown = shown * (torch.rand(*tokens.shape, 1) >= self.config.word_dropout)
+            inputs = torch.cat([inputs, EVIDENCE_SCALE * shown], dim=-1)
+        output, _ = self.recurrent(inputs, lengths=lengths)
+        return pool(output, lengths, self.config.pooling, self.config.directions)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
