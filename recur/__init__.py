@@ -1,30 +1,40 @@
 """recur: recurrent networks on PyTorch, a recurrence written once, as its equation."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from recur.cells import CELLS, Cell, State, exp, log, relu, sigmoid, tanh
-from recur.errors import InputError, MissingExtra, RecurError, RunError
-from recur.layers import (
-    GRU,
-    LSTM,
-    RNN,
-    AllOutputs,
-    GRUCell,
-    LastOutput,
-    LSTMCell,
-    OutputMap,
-    Recurrent,
-    RNNCell,
-    convert,
-    from_keras,
-    replace,
-    to_keras,
-)
-
 if TYPE_CHECKING:
-    from recur.load import load as load
+    from recur.cells import CELLS, Cell, State, exp, log, relu, sigmoid, tanh
+    from recur.errors import InputError, MissingExtra, RecurError, RunError
+    from recur.layers import (
+        GRU,
+        LSTM,
+        RNN,
+        AllOutputs,
+        GRUCell,
+        LastOutput,
+        LSTMCell,
+        OutputMap,
+        Recurrent,
+        RNNCell,
+        convert,
+        from_keras,
+        replace,
+        to_keras,
+    )
+    from recur.predictor import load
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "recur.cells": ("CELLS", "Cell", "State", "exp", "log", "relu", "sigmoid", "tanh"),
+    "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
+    "recur.layers": (
+        *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
+        *("Recurrent", "convert", "from_keras", "replace", "to_keras"),
+    ),
+    "recur.predictor": ("load",),
+}
 
 __all__ = [
     "CELLS",
@@ -58,9 +68,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # the tasks are not needed to use the layers
-    if name == "load":
-        from recur.load import load
-
-        return load
+    # torch takes a second to import, and `recur --help` has no use for it
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(home), name)
+            return value
     raise AttributeError(f"module 'recur' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,15 +77,6 @@ def valid_steps(lengths: Tensor, steps: int) -> Tensor:
     return (torch.arange(steps, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
 
 
-def flip_valid(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverse every row's valid steps in [T, B, *] and leave its padding where it is."""
-    if lengths is None:
-        return sequence.flip(0)
-    steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
-    index = torch.where(steps < lengths, lengths - 1 - steps, steps)
-    return sequence.gather(0, index.unsqueeze(-1).expand_as(sequence))
-
-
 def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | None]:
     """Return what an equation calls: U with a product for each gate, p, and P."""
     blocks = weights.hh.chunk(len(cell.gate_names))
@@ -127,43 +118,77 @@ def _reference(
 def _torch(
     kernel: str, input: Tensor, weights: Weights, state: State, lengths: Tensor | None, reverse: bool
 ) -> tuple[Tensor, State]:
-    steps = input.shape[0]
-    ragged = lengths is not None and bool((lengths < steps).any())
-    if reverse:
-        input = flip_valid(input, lengths)
-    ih = weights.ih
-    if ragged:
-        assert lengths is not None
-        padded = ~valid_steps(lengths, steps)
-        input = input.masked_fill(padded, 0)
-        if kernel == "lstm":
-            # a further input, 1 at padded steps, shuts i and o and opens f: c is held and h is 0, to the bit
-            input = torch.cat([input, padded.to(input.dtype)], dim=-1)
-            hidden = ih.shape[0] // 4
-            shut = ih.new_tensor([-SHUT, SHUT, 0, -SHUT]).repeat_interleave(hidden)
-            ih = torch.cat([ih, shut[:, None]], dim=1)
+    if lengths is None or not bool((lengths < input.shape[0]).any()):
+        output, after = _run_kernel(kernel, input.flip(0) if reverse else input, weights, state)
+        return output.flip(0) if reverse else output, after
 
-    flat = [ih, weights.hh]
+    padded = (~valid_steps(lengths, input.shape[0])).flatten()
+    order = _flip(lengths, input.shape[0]) if reverse else None
+    if kernel == "lstm":
+        # a further input, 1 at padded steps, shuts i and o and opens f: c is held and h is 0, to the bit
+        input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), True)  # type: ignore[no-untyped-call]
+        shut = weights.ih.new_tensor([-SHUT, SHUT, 0, -SHUT]).repeat_interleave(weights.ih.shape[0] // 4)
+        weights = weights._replace(ih=torch.cat([weights.ih, shut[:, None]], dim=1))
+        output, after = _run_kernel(kernel, input, weights, state)
+    else:
+        input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), False)  # type: ignore[no-untyped-call]
+        output, after = _run_kernel(kernel, input, weights, state)
+        output = output.masked_fill(padded.view(*output.shape[:2], 1), 0)
+    last = output.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[-1])).squeeze(0)
+    h = torch.where((lengths > 0)[:, None], last, state.h)
+    after = State(**{name: h if name == "h" else value for name, value in after.items()})
+    if order is not None:
+        output = _Arrange.apply(output, order, None, False)  # type: ignore[no-untyped-call]
+    return output, after
+
+
+def _run_kernel(kernel: str, input: Tensor, weights: Weights, state: State) -> tuple[Tensor, State]:
+    flat = [weights.ih, weights.hh]
     if weights.bias_ih is not None:
         # the kernels know two biases or none
-        flat += [weights.bias_ih, weights.bias_ih.new_zeros(()).expand_as(weights.bias_ih)]
-        if weights.bias_hh is not None:
-            flat[-1] = weights.bias_hh
+        zero = weights.bias_ih.new_zeros(()).expand_as(weights.bias_ih)
+        flat += [weights.bias_ih, zero if weights.bias_hh is None else weights.bias_hh]
     if weights.hr is not None:
         flat.append(weights.hr)
-    common = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False, False)
-    initial = state.map(lambda value: value.unsqueeze(0))
+    options = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False, False)
+    initial = tuple(value.unsqueeze(0) for value in state)
     if kernel == "lstm":
-        output, *final = torch._VF.lstm(input, tuple(initial), *common)
+        output, *final = torch._VF.lstm(input, initial, *options)
     else:
-        output, *final = getattr(torch._VF, kernel)(input, initial.h, *common)
-    after = State(**dict(zip(("h", "c"), (value.squeeze(0) for value in final), strict=False)))
+        output, *final = getattr(torch._VF, kernel)(input, *initial, *options)
+    return output, State(**{name: value.squeeze(0) for (name, _), value in zip(state.items(), final, strict=True)})
 
-    if ragged:
-        assert lengths is not None
-        if kernel != "lstm":
-            output = output.masked_fill(padded, 0)
-        last = output.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[-1])).squeeze(0)
-        h = torch.where((lengths > 0)[:, None], last, state.h)
-        after = State(h=h) if kernel != "lstm" else State(h=h, c=after.c)
-    return (flip_valid(output, lengths) if reverse else output), after
+
+def _flip(lengths: Tensor, steps: int) -> Tensor:
+    """Return where in [T * B] each step of the rows comes from when every row's valid steps are reversed."""
+    step = torch.arange(steps, device=lengths.device)[:, None]
+    return (torch.where(step < lengths, lengths - 1 - step, step) * len(lengths) + torch.arange(len(lengths))).flatten()
+
+
+class _Arrange(torch.autograd.Function):
+    """Steps [T, B, D] in another order, with zeros at padded ones, in one pass.
+
+    `order` [T * B] must be its own inverse; `padded` lists steps of [T * B]; `flag` appends a feature that is 1 there.
+    Nothing flows back from padded steps, so the backward pass needs only the order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sequence: Tensor, order: Tensor | None, padded: Tensor | None, flag: bool) -> Tensor:
+        steps, batch, size = sequence.shape
+        ctx.order, ctx.size = order, size
+        rows = sequence.reshape(-1, size)
+        result = rows.new_empty(len(rows), size + flag)
+        result[:, :size] = rows if order is None else rows.index_select(0, order)
+        if padded is not None:
+            result[padded, :size] = 0
+        if flag:
+            result[:, size] = 0
+            result[padded, size] = 1
+        return result.view(steps, batch, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        grad = grad[..., : ctx.size]
+        if ctx.order is not None:
+            grad = _Arrange.apply(grad, ctx.order, None, False)  # type: ignore[no-untyped-call]
+        return grad, None, None, None

@@ -25,7 +25,6 @@ ORDER = [
     "report",
     "tasks",
     "predictor",
-    "load",
     "app",
 ]
 # these stand alone: data and report know nothing of networks
@@ -63,8 +62,11 @@ def test_every_folder_has_its_place():
     assert {part(path) for path in modules()} == set(ORDER)
 
 
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages(recur.__path__, "recur.") if "main" not in m.name])
+MODULES = [module.name for module in pkgutil.walk_packages(recur.__path__, "recur.") if "main" not in module.name]
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name: str):
-    names = {**vars(recur), "torch": torch, "nn": torch.nn}
+    names = {name: getattr(recur, name) for name in recur.__all__} | {"torch": torch, "nn": torch.nn}
     result = doctest.testmod(importlib.import_module(name), extraglobs=names)
     assert result.failed == 0

@@ -230,6 +230,5 @@ def test_every_named_cell_has_its_source_and_formula():
 
 
 def test_the_package_exports_what_an_equation_needs():
-    for name in recur.__all__:
-        if name != "load":
-            assert hasattr(recur, name)
+    assert all(hasattr(recur, name) for name in recur.__all__)
+    assert sorted(name for names in recur._HOMES.values() for name in names) == sorted(recur.__all__)

@@ -27,8 +27,8 @@ class Evidence(nn.Module):
     >>> evidence = Evidence(classes=2, ngrams=1, buckets=100)
     >>> texts, labels = torch.tensor([[5, 7], [5, 8], [6, 7], [6, 8]]), torch.tensor([0, 0, 1, 1])
     >>> evidence.count(texts.flatten(), torch.tensor([2, 2, 2, 2]), labels)
-    >>> evidence(torch.tensor([[5, 6, 7, 99]])).squeeze().round(decimals=2).tolist()
-    [-1.1, 1.1, 0.0, 0.0]
+    >>> evidence(torch.tensor([[5, 6, 7, 99]])).sign().flatten().tolist()
+    [-1.0, 1.0, 0.0, 0.0]
     """
 
     texts: Tensor

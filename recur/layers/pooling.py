@@ -59,12 +59,12 @@ def _last(output: Tensor, lengths: Tensor, directions: int) -> Tensor:
 
 
 def _mean(output: Tensor, lengths: Tensor) -> Tensor:
-    total = torch.where(_valid(output, lengths), output, 0.0).sum(1)
+    total = output.masked_fill(~_valid(output, lengths), 0.0).sum(1)
     return total / lengths.clamp(min=1)[:, None].to(output.dtype)
 
 
 def _max(output: Tensor, lengths: Tensor) -> Tensor:
-    largest = torch.where(_valid(output, lengths), output, -torch.inf).max(1).values
+    largest = output.masked_fill(~_valid(output, lengths), -torch.inf).max(1).values
     return torch.where((lengths > 0)[:, None], largest, 0.0)
 
 

@@ -1,0 +1,142 @@
+"""Options as dataclasses: the same fields make the flags, the TOML file and the saved configuration."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import tomllib
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from recur.errors import InputError, nearest
+
+Options = TypeVar("Options")
+Optimizer = Literal["adam", "adamw", "rmsprop", "sgd"]
+Schedule = Literal["constant", "cosine", "linear", "plateau"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How a network is trained, whatever its task."""
+
+    epochs: int = 10
+    """Most passes over the training part."""
+    batch_size: int = 32
+    """Rows per step."""
+    learning_rate: float = 0.001
+    """Step size at the start of the schedule."""
+    optimizer: Optimizer = "adam"
+    """Rule of the step; sgd has momentum 0.9."""
+    schedule: Schedule = "constant"
+    """Course of the learning rate: constant; cosine or linear down to 0 at the last step; plateau halves it after
+    each epoch that did not improve the validation part."""
+    warmup: float = 0.0
+    """Epochs in which the learning rate first rises from 0."""
+    weight_decay: float = 0.0
+    """Pull of the weights towards 0: L2 penalty, decoupled with adamw."""
+    clip_value: float | None = None
+    """Bring each entry of each gradient into [-x, x]."""
+    clip_norm: float | None = None
+    """Scale each gradient tensor by itself to a 2-norm of at most x."""
+    clip_global_norm: float | None = None
+    """Scale all gradients together to a 2-norm of at most x."""
+    average: float = 0.0
+    """Decay of a running average of the weights, such as 0.999, that is validated and kept; 0 for none."""
+    patience: int | None = None
+    """Stop after so many epochs in a row without improvement on the validation part; none for all epochs."""
+    threads: int | None = None
+    """Processor threads; none for torch's choice."""
+    save_seconds: float = 60.0
+    """Seconds between two saves of the state for resuming, apart from the one after each epoch."""
+
+    def check(self) -> None:
+        """Raise InputError for a value out of its range, naming the flag."""
+        for name in ("epochs", "batch_size", "patience", "threads"):
+            require(self, name, lambda value: value >= 1, "at least 1")
+        for name in ("learning_rate", "clip_value", "clip_norm", "clip_global_norm"):
+            require(self, name, lambda value: 0 < value < math.inf, "greater than 0")
+        for name in ("warmup", "weight_decay", "save_seconds"):
+            require(self, name, lambda value: 0 <= value < math.inf, "0 or greater")
+        require(self, "average", lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
+        require(self, "warmup", lambda value: value < self.epochs, f"fewer than all {self.epochs} epochs")
+        clips = [name for name in ("clip_value", "clip_norm", "clip_global_norm") if getattr(self, name) is not None]
+        if len(clips) > 1:
+            raise InputError(f"{flag(clips[0])} and {flag(clips[1])} must not be given together; leave one out")
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: hidden_size -> --hidden-size."""
+    return "--" + name.replace("_", "-")
+
+
+def require(options: Any, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Raise InputError unless the field `name` is None or `holds`."""
+    value = getattr(options, name)
+    if value is not None and not holds(value):
+        raise InputError(f"{flag(name)} must be {expected}, got {value}")
+
+
+def field_docs(options: type) -> dict[str, str]:
+    """Return the docstring of each field, those of parent classes included, on one line."""
+    docs: dict[str, str] = {}
+    for cls in reversed(options.__mro__[:-1]):
+        definition = ast.parse(inspect.getsource(cls)).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for field, doc in itertools.pairwise(definition.body):
+            match field, doc:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    return docs
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read the options in a TOML file; keys may be written as fields (hidden_size) or as flags (hidden-size).
+
+    Raises:
+        InputError: the file is missing or is not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        raise InputError(f"--options {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--options {path} is not a TOML file: {error}") from error
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def make_options(cls: type[Options], values: Mapping[str, Any], source: str) -> Options:
+    """Make options from plain values, such as those of a TOML or JSON file.
+
+    Args:
+        cls: the dataclass.
+        values: by field name.
+        source: where they come from, for the errors.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), a missing one, or a value of another type.
+    """
+    known = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    for key in values:
+        if key not in known:
+            raise InputError(f"{source}: there is no option {key!r}{nearest(key, list(known))}")
+    for name, field in known.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"{source}: {flag(name)} is required")
+    hints = typing.get_type_hints(cls)
+    made = {}
+    for key, value in values.items():
+        # a single value stands for a list of one: cell = "gru"
+        listed = typing.get_origin(hints[key]) is tuple and not isinstance(value, list | tuple)
+        try:
+            made[key] = msgspec.convert([value] if listed else value, hints[key])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{source}: {flag(key)} is not right: {error}, got {value!r}") from None
+    return cls(**made)

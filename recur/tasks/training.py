@@ -1,0 +1,337 @@
+"""The training loop of every task: steps, validation, early stopping, and a state that any interruption leaves whole.
+
+`train` is the door. `Training` is all the state there is and what happens at each point of the loop; pytorch-lightning,
+in `lightning.py`, drives it.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from recur.errors import MissingExtra, RunError
+from recur.files import write_text
+from recur.gradients.clipping import clip_by_global_norm, clip_by_norm, clip_by_value, nonfinite_gradients
+from recur.tasks.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_all, set_random_state
+from recur.tasks.figures import Sums
+from recur.tasks.interrupt import Interrupted, Stop
+from recur.tasks.optimizer import WeightAverage, learning_rate, make_optimizer
+from recur.tasks.options import TrainingOptions
+from recur.tasks.progress import Progress
+
+COUNTERS = ("epoch", "batch", "step", "halvings", "best_epoch", "clipped", "skipped")
+
+
+class Objective(Protocol):
+    """What the loop must know of a task."""
+
+    model: nn.Module
+    """What is trained."""
+    monitor: str
+    """The figure of the validation part that the best epoch is chosen by; "loss" should fall, any other rise."""
+
+    def measure(self, batch: Any) -> tuple[Mapping[str, Tensor], int]:
+        """Return scalar means over a batch, among them "loss", and the number of items that they are means of."""
+        ...
+
+
+class SizedBatches(Protocol):
+    """Batches, as many as `len` says, each time they are iterated."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+
+
+class Batches(SizedBatches, Protocol):
+    """Training batches whose order is a function of the epoch alone, and which know how far they were read."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch, counted from 0."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: which batches of the epoch were handed out."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position; the next iteration hands out what is left of the epoch."""
+
+
+class Training:
+    """The whole state of a training, and what happens at each point of the loop.
+
+    Args:
+        objective: what is trained.
+        batches: the training part.
+        options: how.
+        folder: where trainer.ckpt and metrics.jsonl are written.
+        progress: what is shown.
+        stop: the wish to stop.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Batches,
+        options: TrainingOptions,
+        folder: Path,
+        progress: Progress,
+        stop: Stop,
+    ) -> None:
+        self.objective, self.model, self.batches, self.options = objective, objective.model, batches, options
+        self.folder, self.progress, self.stop = folder, progress, stop
+        self.optimizer = make_optimizer(self.model, options)
+        self.average = WeightAverage(self.model, options.average) if options.average else None
+        self.epoch = self.batch = self.step = self.halvings = 0
+        self.sums = Sums()
+        self.validation = Sums()
+        self.nonfinite: Counter[str] = Counter()
+        self.clipped = self.skipped = 0
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self.best: dict[str, Tensor] = {}
+        self._elapsed = 0.0
+        self._started = self._saved = time.monotonic()
+        self._random: dict[str, Any] | None = None
+        self._skipping = False
+
+    # --- the points of the loop, in their order ---
+
+    def begin(self) -> None:
+        """Just before the first step: what the start-up drew from the random number generators is forgotten."""
+        self._started = self._saved = time.monotonic()
+        if self._random is not None:
+            set_random_state(self._random)
+
+    def rest_of_epoch(self) -> Iterator[Any]:
+        """Hand out the batches of this epoch that were not trained yet."""
+        if self.batch == 0:
+            self.batches.set_epoch(self.epoch)
+        yield from self.batches
+
+    def loss(self, batch: Any) -> Tensor:
+        """Measure a training batch and return its loss."""
+        measured, count = self.objective.measure(batch)
+        self.sums.add(measured, count)
+        return measured["loss"]
+
+    def gradients_ready(self) -> None:
+        """After the backward pass: clip, or drop the gradients if they are not finite, so that nothing is learned."""
+        bad = nonfinite_gradients(self.model.named_parameters())
+        self._skipping = bool(bad)
+        if bad:
+            self.nonfinite.update(bad)
+            self.skipped += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            return
+        named, options = list(self.model.named_parameters()), self.options
+        if options.clip_value is not None:
+            self.clipped += clip_by_value(named, options.clip_value) > 0
+        if options.clip_norm is not None:
+            self.clipped += clip_by_norm(named, options.clip_norm) > 0
+        if options.clip_global_norm is not None:
+            self.clipped += clip_by_global_norm(named, options.clip_global_norm) > options.clip_global_norm
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+
+    def step_done(self) -> None:
+        """After the optimiser's step: count, show, save now and then, stop if asked to."""
+        if self.average and not self._skipping:
+            self.average.update()
+        self.batch += 1
+        self.step += 1
+        steps, epochs = len(self.batches), self.options.epochs
+        left = self.seconds / self.step * (steps * epochs - self.step)
+        self.progress.step(self.epoch + 1, epochs, self.batch, steps, self.sums.mean("loss"), self._best_text, left)
+        if self.batch == steps:
+            return  # the epoch's end, after the validation, saves and stops
+        if self.stop.signum is not None or time.monotonic() - self._saved >= self.options.save_seconds:
+            self.save()
+        if self.stop.signum is not None:
+            raise Interrupted(self.stop.signum, self.folder)
+
+    def validation_begins(self) -> None:
+        """From here on the averaged weights are in place, if there are any."""
+        self.validation = Sums()
+        if self.average:
+            self.average.swap()
+
+    def validate(self, batch: Any) -> None:
+        """Measure a validation batch."""
+        self.validation.add(*self.objective.measure(batch))
+
+    def validation_ends(self) -> None:
+        """Keep the weights if they are the best so far, and finish the epoch's line."""
+        monitor = self.objective.monitor
+        self.epoch += 1
+        spent = sum(line["seconds"] for line in self.history)
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "train": self.sums.means(),
+                "validation": self.validation.means(),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "seconds": self.seconds - spent,
+                "clipped_steps": self.clipped,
+                "skipped_steps": self.skipped,
+                "nonfinite": dict(self.nonfinite),
+            }
+        )
+        is_best = not self.best_epoch or self._score(self.epoch) > self._score(self.best_epoch)
+        if is_best:
+            self.best_epoch = self.epoch
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        else:
+            self.halvings += 1
+        self.progress.epoch(self.options.epochs, self.history[-1], monitor, is_best)
+        if self.average:
+            self.average.swap()
+
+    def epoch_done(self) -> None:
+        """Save, and stop if asked to."""
+        if self.skipped == len(self.batches):
+            raise RunError(
+                f"no step of epoch {self.epoch} had finite gradients; NaN or infinity in "
+                f"{', '.join(self.nonfinite)}: lower --learning-rate, or set --clip-global-norm"
+            )
+        self.batch, self.sums, self.clipped, self.skipped, self.nonfinite = 0, Sums(), 0, 0, Counter()
+        self.batches.set_epoch(self.epoch)
+        self.save()
+        if self.stop.signum is not None and not self.finished:
+            raise Interrupted(self.stop.signum, self.folder)
+
+    # --- figures ---
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or so many went by without improvement."""
+        patience = self.options.patience or math.inf
+        return self.epoch >= self.options.epochs or (self.epoch > 0 and self.epoch - self.best_epoch >= patience)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step under way."""
+        return learning_rate(self.options, self.step, len(self.batches), self.halvings)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self._elapsed + time.monotonic() - self._started
+
+    @property
+    def _best_text(self) -> str:
+        if not self.history:
+            return ""
+        value = self.history[-1]["validation"][self.objective.monitor]
+        return "" if value is None else f"validation {self.objective.monitor} {value:.4f}  "
+
+    def _score(self, epoch: int) -> tuple[float, float]:
+        figures = self.history[epoch - 1]["validation"]
+        loss, value = (math.inf if figures[k] is None else figures[k] for k in ("loss", self.objective.monitor))
+        # of epochs that score alike the one with the smaller loss is the better
+        return (-loss if self.objective.monitor == "loss" else value, -loss)
+
+    # --- the state ---
+
+    def save(self) -> None:
+        """Write trainer.ckpt and metrics.jsonl."""
+        state = {
+            "format": 1,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "batches": self.batches.state_dict(),
+            "random": random_state(),
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "sums": self.sums.state(),
+            "nonfinite": dict(self.nonfinite),
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.folder / "trainer.ckpt", state)
+        self._write_history()
+        self._saved = time.monotonic()
+
+    def load(self) -> None:
+        """Carry on from trainer.ckpt.
+
+        Raises:
+            RunError: it is missing, damaged, or of another network.
+        """
+        path = self.folder / "trainer.ckpt"
+        state = load_checkpoint(path)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.batches.load_state_dict(state["batches"])
+            for name in COUNTERS:
+                setattr(self, name, state["counters"][name])
+            self.sums = Sums(*state["sums"])
+            self.nonfinite = Counter(state["nonfinite"])
+            self.history, self.best = state["history"], state["best"]
+            self._elapsed, self._random = state["seconds"], state["random"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{path} does not fit this run: {reason}; start again with --overwrite") from error
+        # lines of epochs that the checkpoint does not know of will come again
+        self._write_history()
+
+    def _write_history(self) -> None:
+        lines = (json.dumps(line, allow_nan=False) + "\n" for line in self.history)
+        write_text(self.folder / "metrics.jsonl", "".join(lines))
+
+
+def train(
+    objective: Objective,
+    batches: Batches,
+    validation: SizedBatches,
+    options: TrainingOptions,
+    *,
+    folder: Path,
+    seed: int,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Training:
+    """Train a model, choose its best epoch by the validation part, and leave that epoch's weights in the model.
+
+    Args:
+        objective: the model, and how a batch is measured.
+        batches: the training part.
+        validation: batches of the validation part, not empty.
+        options: epochs, step sizes, clipping and so on.
+        folder: gets trainer.ckpt, at every epoch's end and now and then between, and metrics.jsonl, a line per epoch.
+        seed: of everything random while training, such as dropout.
+        resume: carry on from trainer.ckpt; on the same machine, with the same number of threads, the weights at the end
+            are to the bit those of a run that was never stopped. Without a trainer.ckpt it starts at the beginning.
+        progress: what is shown.
+
+    Returns:
+        The finished training, with its `history`, `best_epoch` and `seconds`.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state was saved first.
+        RunError: the state cannot be written, or the checkpoint not be read; or no step had finite gradients.
+        MissingExtra: pytorch-lightning is not installed.
+    """
+    try:
+        from recur.tasks.lightning import run
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("pytorch_lightning", "lightning_fabric"):
+            raise
+        raise MissingExtra("pytorch-lightning", "train", "training") from error
+    seed_all(seed)
+    with Stop() as stop:
+        training = Training(objective, batches, options, folder, progress or Progress(), stop)
+        if resume and (folder / "trainer.ckpt").exists():
+            training.load()
+        if not training.finished:
+            run(training, validation)
+    training.model.load_state_dict(training.best)
+    return training

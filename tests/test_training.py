@@ -1,0 +1,315 @@
+import io
+import json
+import math
+import os
+import signal
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from recur.errors import InputError, MissingExtra, RunError
+from recur.tasks import checkpoint
+from recur.tasks.interrupt import Interrupted
+from recur.tasks.optimizer import WeightAverage, learning_rate
+from recur.tasks.options import TrainingOptions
+from recur.tasks.progress import Progress, duration
+from recur.tasks.training import train
+
+torch.set_num_threads(1)
+
+
+class Rows:
+    """Eight batches of a noisy line, in an order that is a function of the epoch; `at` is called before each."""
+
+    def __init__(self, at=lambda epoch, i: None):
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(8, 4, 3, generator=generator)
+        self.y = self.x.sum(-1, keepdim=True)
+        self.epoch, self.done, self.at = 0, 0, at
+
+    def __len__(self):
+        return 8
+
+    def set_epoch(self, epoch):
+        self.epoch, self.done = epoch, 0
+
+    def __iter__(self):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        while self.done < 8:
+            self.done += 1
+            self.at(self.epoch, self.done)
+            yield self.x[order[self.done - 1]], self.y[order[self.done - 1]]
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state):
+        self.epoch, self.done = state["epoch"], state["done"]
+
+
+class Line:
+    monitor = "loss"
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 1))
+
+    def measure(self, batch):
+        x, y = batch
+        return {"loss": (self.model(x) - y).square().mean()}, len(x)
+
+
+def fit(folder, *, at=lambda epoch, i: None, resume=False, objective=None, **options):
+    folder.mkdir(exist_ok=True)
+    objective = objective or Line()
+    given = TrainingOptions(**{"epochs": 3, "learning_rate": 0.01} | options)
+    validation = Rows()
+    return train(
+        objective,
+        Rows(at),
+        list(zip(validation.x, validation.y, strict=True)),
+        given,
+        folder=folder,
+        seed=7,
+        resume=resume,
+        progress=Progress(stream=io.StringIO()),
+    )
+
+
+def weights(training):
+    return torch.cat([p.detach().flatten() for p in training.model.state_dict().values()])
+
+
+def test_it_learns_and_writes_a_line_per_epoch(tmp_path, capsys):
+    training = fit(tmp_path, epochs=15, learning_rate=0.05)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 16))
+    assert lines[-1]["validation"]["loss"] < 0.1 * Rows().y.var()
+    assert training.history == lines
+    assert {p.name for p in tmp_path.iterdir()} == {"trainer.ckpt", "metrics.jsonl"}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_best_epoch_is_what_remains(tmp_path):
+    training = fit(tmp_path, epochs=6, learning_rate=0.2, optimizer="sgd")
+    losses = [line["validation"]["loss"] for line in training.history]
+    assert training.best_epoch == 1 + losses.index(min(losses))
+    training.model.eval()
+    rows = Rows()
+    left = training.objective.measure((rows.x, rows.y))[0]["loss"].item()
+    assert left == pytest.approx(min(losses), rel=1e-6)
+
+
+CASES = {
+    "adam": {},
+    "cosine, average": {"schedule": "cosine", "warmup": 0.5, "average": 0.9, "optimizer": "adamw", "weight_decay": 0.1},
+    "plateau, clipped": {"schedule": "plateau", "optimizer": "sgd", "clip_global_norm": 0.5},
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 5), (1, 8), (2, 7)])
+def test_a_run_that_was_stopped_ends_as_if_it_never_was(tmp_path, options, epoch, batch):
+    straight = fit(tmp_path / "straight", **options)
+
+    def stop(e, i):
+        if (e, i) == (epoch, batch):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped; the state is saved in"):
+        fit(tmp_path / "stopped", at=stop, **options)
+    torch.rand(3)  # whatever was drawn meanwhile
+    resumed = fit(tmp_path / "stopped", resume=True, **options)
+    assert torch.equal(weights(resumed), weights(straight))
+    for line, other in zip(resumed.history, straight.history, strict=True):
+        assert line | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_a_finished_run_is_only_loaded_on_resume(tmp_path):
+    straight = fit(tmp_path)
+    again = fit(tmp_path, resume=True, at=lambda e, i: pytest.fail("trained again"))
+    assert torch.equal(weights(again), weights(straight))
+
+
+def test_lines_beyond_the_checkpoint_are_cut(tmp_path):
+    fit(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(before + '{"epoch": 4}\n{"ep')
+    fit(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_sigterm_saves_as_ctrl_c_does(tmp_path):
+    with pytest.raises(Interrupted) as caught:
+        fit(tmp_path, at=lambda e, i: os.kill(os.getpid(), signal.SIGTERM) if i == 2 else None)
+    assert caught.value.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (tmp_path / "trainer.ckpt").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def twice(e, i):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, at=twice)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_early_stopping_counts_epochs_without_improvement(tmp_path):
+    training = fit(tmp_path, epochs=50, patience=2, learning_rate=1e-9)
+    best = training.best_epoch
+    assert len(training.history) == best + 2 < 50
+
+
+class Spoiled(Line):
+    """Its loss is infinite at the steps given."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps, self.step = steps, 0
+
+    def measure(self, batch):
+        measured, count = super().measure(batch)
+        if self.model.training:
+            self.step += 1
+            if self.step in self.steps:
+                return {"loss": measured["loss"] * math.inf}, count
+        return measured, count
+
+
+def test_steps_with_nonfinite_gradients_are_skipped_named_and_counted(tmp_path):
+    training = fit(tmp_path, epochs=2, objective=Spoiled({2, 3, 9}))
+    first, second = training.history
+    assert first["nonfinite"]["0.weight"] == 2
+    assert second["nonfinite"]["3.bias"] == 1
+    assert (first["skipped_steps"], second["skipped_steps"]) == (2, 1)
+    assert weights(training).isfinite().all()
+    assert math.isfinite(first["train"]["loss"])
+
+
+def test_an_epoch_without_a_finite_step_is_an_error(tmp_path):
+    with pytest.raises(RunError, match=r"no step of epoch 1 had finite gradients.*0\.weight.*--clip-global-norm"):
+        fit(tmp_path, objective=Spoiled(set(range(100))))
+
+
+@pytest.mark.parametrize("clip", ["clip_value", "clip_norm", "clip_global_norm"])
+def test_clipped_steps_are_counted(tmp_path, clip):
+    assert fit(tmp_path, epochs=1, **{clip: 1e-6}).history[0]["clipped_steps"] == 8
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    fit(tmp_path, epochs=1)
+    before = (tmp_path / "trainer.ckpt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(RunError, match=r"trainer\.ckpt could not be written: .*the file before it is kept"):
+        fit(tmp_path, epochs=2, resume=True)
+    assert (tmp_path / "trainer.ckpt").read_bytes() == before
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a zip", None])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    fit(tmp_path, epochs=1)
+    path = tmp_path / "trainer.ckpt"
+    path.write_bytes(path.read_bytes()[:-500] if damage is None else damage)
+    with pytest.raises(RunError, match=r"trainer\.ckpt is damaged and cannot be resumed; start again with --overwrite"):
+        fit(tmp_path, epochs=2, resume=True)
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"format": 1, "model": Bad()}, tmp_path / "trainer.ckpt")
+    with pytest.raises(RunError, match="damaged"):
+        fit(tmp_path, resume=True)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    fit(tmp_path, epochs=1)
+    other = Line()
+    other.model = nn.Linear(3, 1)
+    with pytest.raises(RunError, match=r"trainer\.ckpt does not fit this run"):
+        fit(tmp_path, epochs=2, resume=True, objective=other)
+
+
+def test_without_lightning_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "recur.tasks.lightning", raising=False)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    with pytest.raises(
+        MissingExtra, match=r"training needs the package pytorch-lightning: pip install 'recur\[train\]'"
+    ):
+        fit(tmp_path)
+
+
+def test_learning_rates_of_the_schedules():
+    def rates(**options):
+        given = TrainingOptions(epochs=2, learning_rate=1.0, **options)
+        return [learning_rate(given, step, 4, halvings=3) for step in range(8)]
+
+    assert rates() == [1.0] * 8
+    assert rates(schedule="linear")[::4] == [1.0, 0.5]
+    assert rates(schedule="cosine")[::4] == pytest.approx([1.0, 0.5])
+    assert rates(schedule="plateau") == [0.125] * 8
+    assert rates(warmup=0.75)[:4] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_the_average_of_weights_can_be_swapped_in_and_out():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(model, 0.1)
+    nn.init.constant_(model.weight, 2.0)
+    average.update()
+    average.swap()
+    assert model.weight.item() == pytest.approx(1.9)
+    average.swap()
+    assert model.weight.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "--learning-rate must be greater than 0, got -1.0"),
+        ({"clip_norm": 0.0}, "--clip-norm must be greater than 0, got 0.0"),
+        ({"average": 1.0}, "--average must be from 0 up to, not including, 1, got 1.0"),
+        ({"epochs": 2, "warmup": 2.0}, "--warmup must be fewer than all 2 epochs, got 2.0"),
+        ({"clip_norm": 1.0, "clip_value": 1.0}, "--clip-value and --clip-norm must not be given together"),
+    ],
+)
+def test_training_options_out_of_range(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainingOptions(**options).check()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_bar_and_anything_else_a_line_per_epoch():
+    terminal, pipe = Terminal(), io.StringIO()
+    line = {"epoch": 2, "train": {"loss": 0.5}, "validation": {"accuracy": None}, "seconds": 1.0, "nonfinite": {"w": 3}}
+    for stream in (terminal, pipe):
+        progress = Progress("gru", stream)
+        progress.step(2, 9, 5, 10, 0.5, "validation accuracy 0.9000  ", 61.0)
+        progress.epoch(9, line, "accuracy", False)
+    assert "epoch 2/9 ━━━━━━━━━━           5/10  loss 0.5000  validation accu" in terminal.getvalue()
+    assert pipe.getvalue() == (
+        "gru  epoch 2/9  loss 0.5000  validation accuracy -    1.0 s  3 gradients not finite, steps skipped\n"
+    )
+
+
+def test_durations_as_people_say_them():
+    assert [duration(s) for s in (4.4, 200, 3900)] == ["4 s", "3:20 min", "1:05 h"]
