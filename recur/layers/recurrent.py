@@ -41,7 +41,7 @@ class Recurrent(nn.Module):
         hidden_size: H, units of each state.
         num_layers: layers; each reads the outputs of the one before.
         bias: True or "one": b in W x + b. "two": a second one in every recurrent product, as torch.nn has. False: none.
-        batch_first: whether input and output are [B, T, *] rather than [T, B, *].
+        batch_first: whether input and output are `[B, T, *]` rather than `[T, B, *]`.
         dropout: probability of zeroing an output between layers, while training.
         bidirectional: whether a second set of weights reads each row backwards from its own end.
         proj_size: P, the size of a projected cell's output.

@@ -71,7 +71,7 @@ class OutputMap(nn.Module):
         self.softmax = softmax
 
     def forward(self, input: Tensor | PackedSequence) -> Tensor | PackedSequence:
-        """Return [*, O] for [*, H], or packed for packed."""
+        """Return `[*, O]` for `[*, H]`, or packed for packed."""
         if isinstance(input, PackedSequence):
             return PackedSequence(self._map(input.data), *input[1:])
         return self._map(input)

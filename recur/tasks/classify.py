@@ -16,7 +16,7 @@ from recur.errors import InputError
 from recur.files import write_json
 from recur.models.classifier import Classifier
 from recur.report import write_report
-from recur.tasks.baselines import run_baselines
+from recur.tasks.baselines import ngram_table_growth, run_baselines
 from recur.tasks.checkpoint import seed_all
 from recur.tasks.classify_data import Corpus, read_corpus, read_test
 from recur.tasks.classify_model import ClassifyObjective, describe, network_config, probabilities
@@ -222,7 +222,8 @@ def _score(options: ClassifyOptions, corpus: Corpus, trained: list[Trained], pro
         members.append(
             Member(one, score(guesses[0], corpus.validation.labels), score(guesses[1], test.labels), guesses[1])
         )
-    return Result(options, corpus, test, members, baselines, [*corpus.notes, *notes])
+    growth = ngram_table_growth(corpus.train.sequences) if options.baselines else []
+    return Result(options, corpus, test, members, baselines, growth, [*corpus.notes, *notes])
 
 
 def _write_results(result: Result) -> None:

@@ -52,7 +52,7 @@ class ClassifyOptions(TrainingOptions):
     """Units of each layer and direction."""
     bidirectional: bool = False
     """Read each text from both ends."""
-    pooling: Literal["last", "mean", "max", "concat"] = "last"
+    pooling: Literal["last", "mean", "max", "concat"] = "concat"
     """What of the outputs is scored: the last, their mean or maximum, or the three side by side."""
     embedding: Literal["trained", "one-hot"] = "trained"
     """How a token becomes a vector."""
@@ -73,11 +73,11 @@ class ClassifyOptions(TrainingOptions):
     """Rows of the table of these counts, for runs of each length."""
     chrono: int = 0
     """Longest lag, in tokens, that the biases of the cell's gates start out for; 0 for torch's start."""
-    word_dropout: float = 0.0
+    word_dropout: float = 0.1
     """Share of the tokens taken away in training."""
-    embedding_dropout: float = 0.0
+    embedding_dropout: float = 0.3
     """Share of the vectors' features zeroed in training."""
-    dropout: float = 0.0
+    dropout: float = 0.3
     """Share of each layer's outputs zeroed in training."""
     recurrent_dropout: float = 0.0
     """Share of the hidden-to-hidden weights zeroed in training."""

@@ -66,7 +66,7 @@ def compose_report(result: Result) -> Report:
             Section("Confusion", f"Of {best.trained.name}, on the test part.", [_confusion(result)]),
             Section("Worst mistakes", "Wrong answers that were given with the most confidence.", [_mistakes(result)]),
             Section("Use it", "On texts of your own:", [Command(f'recur predict {result.options.folder} "a text"')]),
-            Section("Details", "", [_data_table(result), _settings(result)]),
+            Section("Details", "", [_data_table(result), *_growth(result), _settings(result)]),
         ],
         created=datetime.now(UTC).isoformat(timespec="minutes"),
         version=versions()["recur"],
@@ -205,6 +205,17 @@ def _data_table(result: Result) -> Table:
     if best.trained.coverage is not None:
         rows.append(["words with a pretrained vector", percent(best.trained.coverage)])
     return Table("Data", ["", "value"], rows)
+
+
+def _growth(result: Result) -> Iterator[Block]:
+    if result.growth:
+        yield Table(
+            "What an exact table of n-grams would need",
+            ["n", "distinct n-grams", "rows for 1 to n"],
+            [[n, distinct, rows] for n, distinct, rows in result.growth],
+            note="A bag of n-grams sees order only within n words, and its table grows with n; a recurrent network's "
+            "size does not depend on the length of what it reads.",
+        )
 
 
 def _unknown(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> float:

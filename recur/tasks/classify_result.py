@@ -57,6 +57,8 @@ class Result:
     test: Part
     members: list[Member]
     baselines: list[Baseline]
+    growth: list[tuple[int, int, int]]
+    """n, distinct n-grams and distinct 1- to n-grams of the training part; empty without baselines."""
     notes: list[str]
 
     @property

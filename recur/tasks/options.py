@@ -33,7 +33,7 @@ class TrainingOptions:
     """Step size at the start of the schedule."""
     optimizer: Optimizer = "adam"
     """Rule of the step; sgd has momentum 0.9."""
-    schedule: Schedule = "constant"
+    schedule: Schedule = "linear"
     """Course of the learning rate: constant; cosine or linear down to 0 at the last step; plateau halves it after
     each epoch that did not improve the validation part."""
     warmup: float = 0.0
