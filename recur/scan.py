@@ -162,7 +162,8 @@ def _run_kernel(kernel: str, input: Tensor, weights: Weights, state: State) -> t
 def _flip(lengths: Tensor, steps: int) -> Tensor:
     """Return where in [T * B] each step of the rows comes from when every row's valid steps are reversed."""
     step = torch.arange(steps, device=lengths.device)[:, None]
-    return (torch.where(step < lengths, lengths - 1 - step, step) * len(lengths) + torch.arange(len(lengths))).flatten()
+    row = torch.arange(len(lengths), device=lengths.device)
+    return (torch.where(step < lengths, lengths - 1 - step, step) * len(lengths) + row).flatten()
 
 
 class _Arrange(torch.autograd.Function):

@@ -76,7 +76,7 @@ class Evidence(nn.Module):
             bucket = self._bucket(ids, n)
             texts = self.texts[n - 1][bucket].float()
             if own is not None:
-                texts[torch.arange(len(ids)), :, own] -= 1
+                texts[torch.arange(len(ids), device=ids.device), :, own] -= 1
                 texts.clamp_(min=0)
             total = texts.sum(-1, keepdim=True)
             odds = (texts + PRIOR * share).log() - (total - texts + PRIOR * (1 - share)).log() - prior
