@@ -184,4 +184,4 @@ def test_the_demo_ends_with_the_command_for_the_readers_own_file(tmp_path, monke
         out = capsys.readouterr().out
         assert all(f"{cell}-1" in out for cell in ("rnn", "lstm", "gru"))
         assert f"report: {tmp_path / 'demo' / 'run' / 'report.html'}" in out
-        assert out.endswith("  recur train classify --train FILE.csv\n")
+        assert out.endswith(" train classify --train FILE.csv --text COLUMN --label COLUMN\n")

@@ -35,6 +35,13 @@ def test_recurrent_classifiers_see_order() -> None:
         assert (one - other).abs().max() > 1e-4
 
 
+def test_the_state_at_a_word_holds_the_words_before_it() -> None:
+    # "I love deep learning": the state at "love" differs if another word stood before it
+    network = Classifier(ClassifierConfig(6, 2, cell="rnn"))
+    states = network.recurrent(network.embedding(torch.tensor([[2, 3, 4, 5], [4, 3, 4, 5]])))[0]
+    assert (states[0, 1] - states[1, 1]).abs().max() > 1e-3
+
+
 def test_a_table_of_all_orders_needs_all_ngrams() -> None:
     # n different words have n + (n - 1) + ... + 1 n-grams
     assert ngram_table_growth(Sequences.of([[2, 3, 4, 5]]), 5) == [

@@ -1,6 +1,7 @@
 """The command line: `recur train classify`, `predict`, `evaluate`, `vectors nearest`, `demo`."""
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -190,7 +191,8 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         train=str(train_file), test=str(test_file), out=str(out / "run"), overwrite=True, **DEMO_OPTIONS
     )
     _train(options, train_classify)
-    print("on a file of your own, with the columns text and label:\n  recur train classify --train FILE.csv")
+    program = "recur" if shutil.which("recur") else sys.argv[0]
+    print(f"on a file of your own:\n  {program} train classify --train FILE.csv --text COLUMN --label COLUMN")
 
 
 DEMO_DATA = {"n_train": 4000, "n_test": 1000, "seed": 1}

@@ -1,6 +1,7 @@
 """`recur train classify`: from files of labelled text to trained classifiers, their scores and a report."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,6 +206,13 @@ def _score(options: ClassifyOptions, corpus: Corpus, trained: list[Trained], pro
         progress.say(f"note: {note}")
     baselines = []
     if options.baselines:
+        longer = float((test.sequences.lengths > (options.max_length or math.inf)).mean())
+        if longer:
+            notes.append(
+                f"the baselines read whole texts, the networks the {options.keep} {options.max_length} tokens of each; "
+                f"{longer:.1%} of the test texts are longer"
+            )
+            progress.say(f"note: {notes[-1]}")
         baselines = run_baselines(
             corpus.train,
             corpus.validation,
