@@ -159,6 +159,17 @@ def test_last_output_of_both_directions_is_each_directions_last():
     assert torch.equal(LastOutput(layer)(x), torch.cat([output[-1, :, :4], output[0, :, 4:]], dim=-1))
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "lstm-peephole"])
+def test_last_output_of_rows_of_different_length(kind):
+    layer = Recurrent(kind, 3, 4, bidirectional=True) if "-" in kind else getattr(recur, kind)(3, 4, bidirectional=True)
+    x, lengths = torch.randn(5, 3, 3), [5, 2, 0]
+    together = LastOutput(layer)(x, lengths=lengths)
+    for row, length in enumerate(lengths[:2]):
+        assert close(LastOutput(layer)(x[:length, row : row + 1])[0], together[row])
+    assert torch.equal(together[2], torch.zeros(8))
+    assert torch.equal(AllOutputs(layer)(x, lengths=lengths)[2:, 1], torch.zeros(3, 8))
+
+
 def test_output_map_is_the_same_at_every_step():
     net = nn.Sequential(AllOutputs(recur.RNN(3, 4)), OutputMap(4, 2))
     x = torch.randn(5, 2, 3)

@@ -1,21 +1,24 @@
 """Recurrent layers inside `nn.Sequential`, where one module's result is the next one's input."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from recur.cells.cell import State
 from recur.errors import InputError
 from recur.layers.recurrent import Recurrent
+
+Lengths = Tensor | Sequence[int] | None
 
 
 class AllOutputs(nn.Module):
     """Keep a layer's outputs of all steps and drop its final state (Keras: `return_sequences=True`).
 
     Args:
-        layer: RNN, LSTM, GRU or Recurrent.
+        layer: RNN, LSTM, GRU or Recurrent. A call may give it `lengths`.
 
     A PackedSequence in gives a PackedSequence out, so rows of different length pass through a Sequential.
 
@@ -29,9 +32,9 @@ class AllOutputs(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, input: Any, *, lengths: Lengths = None) -> Any:
         """Return the outputs, laid out as the input: [T, B, H], [B, T, H], or packed."""
-        return _run(self.layer, input)[0]
+        return _run(self.layer, input, lengths)[0]
 
 
 class LastOutput(nn.Module):
@@ -41,16 +44,16 @@ class LastOutput(nn.Module):
     its first, both of the last layer.
 
     Args:
-        layer: RNN, LSTM, GRU or Recurrent.
+        layer: RNN, LSTM, GRU or Recurrent. A call may give it `lengths`.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
-    def forward(self, input: Any) -> Tensor:
+    def forward(self, input: Any, *, lengths: Lengths = None) -> Tensor:
         """Return [B, H * directions]."""
-        state = _run(self.layer, input)[1]
+        state = _run(self.layer, input, lengths)[1]
         h = state.h if isinstance(state, State) else state[0] if isinstance(state, tuple) else state
         return torch.cat(h[-2:].unbind() if self.layer.bidirectional else h[-1:].unbind(), dim=-1)
 
@@ -81,14 +84,14 @@ class OutputMap(nn.Module):
         return o.softmax(-1) if self.softmax else o
 
 
-def _run(layer: nn.Module, input: Any) -> tuple[Any, Any]:
+def _run(layer: nn.Module, input: Any, lengths: Lengths) -> tuple[Any, Any]:
     if not isinstance(layer, Recurrent | nn.RNNBase):
         raise InputError(f"`layer` must be RNN, LSTM, GRU or Recurrent, got {type(layer).__name__}")
     if isinstance(layer, Recurrent) and isinstance(input, PackedSequence):
-        dense, lengths = pad_packed_sequence(input, layer.batch_first)
-        output, state = layer(dense, lengths=lengths)
-        rows = output if layer.batch_first else output.transpose(0, 1)
-        packed = nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True, enforce_sorted=False)
-        return packed, state
-    result: tuple[Any, Any] = layer(input)
+        if lengths is not None:
+            raise InputError("`lengths` must not be given with a PackedSequence, which holds its own")
+        dense, valid = pad_packed_sequence(input, layer.batch_first)
+        output, state = layer(dense, lengths=valid)
+        return pack_padded_sequence(output, valid, layer.batch_first, enforce_sorted=False), state
+    result: tuple[Any, Any] = layer(input) if lengths is None else layer(input, lengths=lengths)
     return result
