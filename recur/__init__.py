@@ -4,7 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recur.cells import CELLS, Cell, State, exp, log, relu, sigmoid, tanh
+    from recur.cells import (
+        CELLS,
+        Cell,
+        State,
+        exp,
+        log,
+        maximum,
+        mean,
+        minimum,
+        normalize,
+        relu,
+        sigmoid,
+        tanh,
+        where,
+    )
     from recur.errors import InputError, MissingExtra, RecurError, RunError
     from recur.layers import (
         GRU,
@@ -27,7 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "recur.cells": ("CELLS", "Cell", "State", "exp", "log", "relu", "sigmoid", "tanh"),
+    "recur.cells": (
+        *("CELLS", "Cell", "State", "exp", "log", "maximum", "mean", "minimum", "normalize", "relu", "sigmoid", "tanh"),
+        "where",
+    ),
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
@@ -59,11 +76,16 @@ __all__ = [
     "from_keras",
     "load",
     "log",
+    "maximum",
+    "mean",
+    "minimum",
+    "normalize",
     "relu",
     "replace",
     "sigmoid",
     "tanh",
     "to_keras",
+    "where",
 ]
 
 

@@ -23,12 +23,13 @@ SHUT = 1e4
 class Weights(NamedTuple):
     """The weights of one layer and direction; shapes as in torch.nn, G gates stacked in the cell's order.
 
-    `ih` [G*H, D], `hh` [G*H, R] with R = P where the cell is projected and H elsewhere, `bias_ih` and `bias_hh` [G*H]
-    or None, `units` [K, H] for K per-unit parameters or None, `hr` [P, H] or None.
+    `ih` [G*H, D]; `hh` [G'*H, R] for the G' gates with a recurrent product, R = P where the cell is projected and H
+    elsewhere, or None where G' = 0; `bias_ih` [G*H] or None; `bias_hh` [G'*H] or None; `units` [K, H] for K per-unit
+    parameters or None; `hr` [P, H] or None.
     """
 
     ih: Tensor
-    hh: Tensor
+    hh: Tensor | None
     bias_ih: Tensor | None = None
     bias_hh: Tensor | None = None
     units: Tensor | None = None
@@ -79,7 +80,8 @@ def valid_steps(lengths: Tensor, steps: int) -> Tensor:
 
 def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | None]:
     """Return what an equation calls: U with a product for each gate, p, and P."""
-    blocks = weights.hh.chunk(len(cell.gate_names))
+    names = cell.recurrent_names
+    blocks = () if weights.hh is None else weights.hh.chunk(len(names))
     biases: Sequence[Tensor | None] = [None] * len(blocks)
     if weights.bias_hh is not None:
         biases = weights.bias_hh.chunk(len(blocks))
@@ -87,7 +89,7 @@ def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | No
     def product(block: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda vector: F.linear(vector, block, bias)
 
-    U = Products("gate", dict(zip(cell.gate_names, map(product, blocks, biases), strict=True)))
+    U = Products("gate", dict(zip(names, map(product, blocks, biases), strict=True)))
     rows = () if weights.units is None else weights.units.unbind()
     p = Units("per-unit parameter", dict(zip(cell.unit_names, rows, strict=True)))
     hr = weights.hr
@@ -143,6 +145,7 @@ def _torch(
 
 
 def _run_kernel(kernel: str, input: Tensor, weights: Weights, state: State) -> tuple[Tensor, State]:
+    assert weights.hh is not None
     flat = [weights.ih, weights.hh]
     if weights.bias_ih is not None:
         # the kernels know two biases or none

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import recur
 from recur import InputError, Recurrent
-from recur.cells import GRU, LSTM, LSTMP, Elman
+from recur.cells import CELLS, GRU, LSTM, LSTMP, Elman
 
 # largest difference accepted, relative to 1: sums in another order in float32, none to speak of in float64
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -185,7 +185,8 @@ LAYERS = {
     "LSTM-proj": lambda **o: recur.LSTM(4, 5, 2, proj_size=3, **o),
     **{
         name: (lambda name=name, **o: Recurrent(name, 4, 5, 2, **o))
-        for name in ("rnn-sigmoid", "lstm-peephole", "gru-before", "adder", "adder-input", "adder-input-forget")
+        for name in CELLS
+        if name not in ("rnn", "lstm", "gru")
     },
     "LSTM-one-bias": lambda **o: Recurrent("lstm", 4, 5, 2, bias="one", **o),
     "LSTMP": lambda **o: Recurrent(LSTMP, 4, 5, 2, proj_size=3, **o),

@@ -2,10 +2,31 @@
 
 from collections.abc import Callable
 
-from recur.cells.cell import Cell, State, exp, log, relu, sigmoid, tanh
+from recur.cells.cell import (
+    Cell,
+    State,
+    exp,
+    log,
+    maximum,
+    mean,
+    minimum,
+    normalize,
+    relu,
+    sigmoid,
+    tanh,
+    where,
+)
+from recur.cells.coupled import CoupledLSTM
 from recur.cells.elman import Elman
+from recur.cells.fastgrnn import FastGRNN
 from recur.cells.gru import GRU
+from recur.cells.indrnn import IndRNN
+from recur.cells.layernorm import LayerNormLSTM
 from recur.cells.lstm import LSTM, LSTMP, Adder, AdderInput, AdderInputForget, PeepholeLSTM
+from recur.cells.mgu import MinimalGated
+from recur.cells.minimal import MinGRU, MinLSTM
+from recur.cells.slstm import SLSTM
+from recur.cells.ugrnn import UGRNN
 from recur.errors import InputError, nearest
 
 # what --cell and recur.layers.make know by name
@@ -15,8 +36,17 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "rnn-sigmoid": lambda: Elman("sigmoid"),
     "lstm": LSTM,
     "lstm-peephole": PeepholeLSTM,
+    "lstm-coupled": CoupledLSTM,
+    "lstm-layernorm": LayerNormLSTM,
+    "slstm": SLSTM,
     "gru": GRU,
     "gru-before": lambda: GRU(reset="before", z="new"),
+    "mgu": MinimalGated,
+    "ugrnn": UGRNN,
+    "fastgrnn": FastGRNN,
+    "indrnn": IndRNN,
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
     "adder": Adder,
     "adder-input": AdderInput,
     "adder-input-forget": AdderInputForget,
@@ -39,17 +69,31 @@ __all__ = [
     "GRU",
     "LSTM",
     "LSTMP",
+    "SLSTM",
+    "UGRNN",
     "Adder",
     "AdderInput",
     "AdderInputForget",
     "Cell",
+    "CoupledLSTM",
     "Elman",
+    "FastGRNN",
+    "IndRNN",
+    "LayerNormLSTM",
+    "MinGRU",
+    "MinLSTM",
+    "MinimalGated",
     "PeepholeLSTM",
     "State",
     "cell_named",
     "exp",
     "log",
+    "maximum",
+    "mean",
+    "minimum",
+    "normalize",
     "relu",
     "sigmoid",
     "tanh",
+    "where",
 ]

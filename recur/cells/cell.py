@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from recur.errors import InputError
@@ -100,8 +101,10 @@ class Cell:
 
     Attributes:
         gates: the gates' names, separated by spaces, in the order in which their weights are stacked.
+        recurrent: those of the gates that have a recurrent product, and so a matrix U; all of them by default.
         state: the states' names; `h` is the output and must be among them.
         units: names of per-unit parameters [H], handed to `step` as `p`.
+        starts: value that a per-unit parameter starts at, by name; the others are drawn like the weights.
         keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
         kernel: name of the torch kernel that computes exactly this equation, or None.
@@ -112,8 +115,10 @@ class Cell:
     """
 
     gates: ClassVar[str]
+    recurrent: ClassVar[str | None] = None
     state: ClassVar[str] = "h"
     units: ClassVar[str] = ""
+    starts: ClassVar[Mapping[str, float]] = {}
     keep: str = ""
     projected: ClassVar[bool] = False
     kernel: str | None = None
@@ -128,13 +133,20 @@ class Cell:
             raise InputError(f"cell {cls.__name__} must define `step(x, U, s)`")
         if not hasattr(cls, "gates"):
             raise InputError(f"cell {cls.__name__} must name its gates, such as gates = 'r z n'")
-        for kind in ("gates", "state", "units"):
-            names = getattr(cls, kind).split()
+        for kind in ("gates", "recurrent", "state", "units"):
+            names = (getattr(cls, kind) or "").split()
             bad = [name for name in names if not name.isidentifier() or names.count(name) > 1]
             if bad:
                 raise InputError(f"cell {cls.__name__}: `{kind}` must be distinct names, found {bad[0]!r}")
         if "h" not in cls.state.split():
             raise InputError(f"cell {cls.__name__}: `state` must name the output `h`, found {cls.state!r}")
+        for kind, names, known in (
+            ("recurrent", (cls.recurrent or "").split(), "gates"),
+            ("starts", cls.starts, "units"),
+        ):
+            for name in names:
+                if name not in getattr(cls, known).split():
+                    raise InputError(f"cell {cls.__name__}: `{kind}` must name some of its `{known}`, found {name!r}")
         if "step" in cls.__dict__:
             cls._set_step(cls.__dict__["step"])
 
@@ -159,6 +171,11 @@ class Cell:
     def gate_names(self) -> tuple[str, ...]:
         """The gates' names, in weight order."""
         return tuple(self.gates.split())
+
+    @property
+    def recurrent_names(self) -> tuple[str, ...]:
+        """The names of the gates with a recurrent product, in weight order."""
+        return self.gate_names if self.recurrent is None else tuple(self.recurrent.split())
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -211,3 +228,29 @@ def exp(v: Tensor) -> Tensor:
 def log(v: Tensor) -> Tensor:
     """Return the natural logarithm, elementwise."""
     return v.log()
+
+
+def maximum(v: Tensor, w: Tensor | float) -> Tensor:
+    """Return the larger of v and w, elementwise."""
+    return torch.maximum(v, torch.as_tensor(w, dtype=v.dtype, device=v.device))
+
+
+def minimum(v: Tensor, w: Tensor | float) -> Tensor:
+    """Return the smaller of v and w, elementwise."""
+    return torch.minimum(v, torch.as_tensor(w, dtype=v.dtype, device=v.device))
+
+
+def where(condition: Tensor, v: Tensor | float, w: Tensor | float) -> Tensor:
+    """Return v where the condition holds, such as `x.a > 0`, and w elsewhere, elementwise."""
+    return torch.where(condition, v, w)
+
+
+def mean(v: Tensor) -> Tensor:
+    """Return the mean over the units: [B, H] -> [B, 1]."""
+    return v.mean(-1, keepdim=True)
+
+
+def normalize(v: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Return v with mean 0 and variance 1 over the units of each row, Ba et al. 2016, arXiv:1607.06450, eq. 3."""
+    centred = v - mean(v)
+    return centred * (mean(centred * centred) + epsilon) ** -0.5

@@ -29,14 +29,14 @@ def chrono_(layer: Recurrent | RNN | LSTM | GRU, longest: int) -> bool:
     gate = layer.cell.keep.lstrip("-")
     if not gate:
         return False
-    index, count = layer.cell.gate_names.index(gate), len(layer.cell.gate_names)
+    names, recurrent = layer.cell.gate_names, layer.cell.recurrent_names
     for weights in (one for directions in layer.weights() for one in directions):
         if weights.bias_ih is None:
             raise InputError("chrono initialisation sets biases, and the layer has none: use bias=True")
-        bias = weights.bias_ih.chunk(count)[index]
+        bias = weights.bias_ih.chunk(len(names))[names.index(gate)]
         bias.copy_(torch.empty_like(bias).uniform_(1, max(longest - 1, 1)).log_())
         if layer.cell.keep.startswith("-"):
             bias.neg_()
-        if weights.bias_hh is not None:
-            weights.bias_hh.chunk(count)[index].zero_()
+        if weights.bias_hh is not None and gate in recurrent:
+            weights.bias_hh.chunk(len(recurrent))[recurrent.index(gate)].zero_()
     return True

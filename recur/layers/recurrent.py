@@ -112,13 +112,14 @@ class Recurrent(nn.Module):
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
         self.dropout, self.recurrent_dropout, self.backend = dropout, recurrent_dropout, backend
 
-        stacked = len(self.cell.gate_names) * hidden_size
+        stacked, recurrent = (len(names) * hidden_size for names in (self.cell.gate_names, self.cell.recurrent_names))
         outputs = proj_size or hidden_size
         for layer in range(num_layers):
             inputs = input_size if layer == 0 else outputs * self.directions
-            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (stacked, inputs), "weight_hh": (stacked, outputs)}
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (stacked, inputs)}
+            shapes |= {"weight_hh": (recurrent, outputs)} if recurrent else {}
             shapes |= {"bias_ih": (stacked,)} if bias else {}
-            shapes |= {"bias_hh": (stacked,)} if bias == "two" else {}
+            shapes |= {"bias_hh": (recurrent,)} if bias == "two" and recurrent else {}
             shapes |= {"units": (len(self.cell.unit_names), hidden_size)} if self.cell.unit_names else {}
             shapes |= {"weight_hr": (proj_size, hidden_size)} if proj_size else {}
             for suffix in self._suffixes(layer):
@@ -136,10 +137,14 @@ class Recurrent(nn.Module):
         return [f"_l{layer}", f"_l{layer}_reverse"][: self.directions]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, uniform in ±1/sqrt(H)."""
+        """Draw every parameter anew, uniform in ±1/sqrt(H); per-unit ones start where the cell says."""
         limit = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -limit, limit)
+        for weights in (one for directions in self.weights() for one in directions):
+            for name, value in self.cell.starts.items():
+                assert weights.units is not None
+                nn.init.constant_(weights.units[self.cell.unit_names.index(name)], value)
 
     def weights(self) -> list[list[Weights]]:
         """Return the weights of each layer and direction."""

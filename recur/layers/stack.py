@@ -81,7 +81,7 @@ def run_stack(
             input = F.dropout(input, dropout, training)
         outputs = []
         for direction, weights in enumerate(directions):
-            if recurrent_dropout:
+            if recurrent_dropout and weights.hh is not None:
                 weights = weights._replace(hh=F.dropout(weights.hh, recurrent_dropout, training))
             index = number * len(directions) + direction
             output, final = scan(

@@ -1,0 +1,164 @@
+"""Every cell against its paper's formula, written out in plain torch."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from recur import Recurrent, cells
+
+σ, tanh = torch.sigmoid, torch.tanh
+D, H = 3, 4
+Weights = dict[str, Tensor]
+
+
+def zeros() -> Tensor:
+    return torch.zeros(2, H, dtype=torch.float64)
+
+
+def mgu(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        f = σ(x_t @ W["f"].T + h @ U["f"].T + b["f"])
+        n = tanh(x_t @ W["n"].T + (f * h) @ U["n"].T + b["n"])
+        h = (1 - f) * h + f * n
+    return h
+
+
+def ugrnn(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        g = σ(x_t @ W["g"].T + h @ U["g"].T + b["g"])
+        h = g * h + (1 - g) * tanh(x_t @ W["n"].T + h @ U["n"].T + b["n"])
+    return h
+
+
+def fastgrnn(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        shared = x_t @ W["a"].T + h @ U["a"].T + b["a"]
+        z, n = σ(shared + p["z"]), tanh(shared + p["n"])
+        h = (σ(p["zeta"]) * (1 - z) + σ(p["nu"])) * n + z * h
+    return h
+
+
+def indrnn(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        h = (x_t @ W["a"].T + b["a"] + h @ torch.diag(p["u"])).clamp(min=0)
+    return h
+
+
+def coupled(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = c = zeros()
+    for x_t in x:
+        f, g, o = (x_t @ W[k].T + h @ U[k].T + b[k] for k in "fgo")
+        c = σ(f) * c + (1 - σ(f)) * tanh(g)
+        h = σ(o) * tanh(c)
+    return h
+
+
+def layernorm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    def norm(v: Tensor) -> Tensor:
+        return torch.nn.functional.layer_norm(v, (H,))
+
+    h = c = zeros()
+    for x_t in x:
+        i, f, g, o = (
+            p[f"x{k}"] * norm(x_t @ W[k].T + b[k]) + p[f"h{k}"] * norm(h @ U[k].T) + p[f"b{k}"] for k in "ifgo"
+        )
+        c = σ(f) * c + σ(i) * tanh(g)
+        h = σ(o) * tanh(p["xc"] * norm(c) + p["bc"])
+    return h
+
+
+def slstm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    # without the stabiliser, eq. 8-14: the same function as long as nothing overflows
+    h = c = n = zeros()
+    for x_t in x:
+        i, f, z, o = (x_t @ W[k].T + h @ U[k].T + b[k] for k in "ifzo")
+        c = σ(f) * c + i.exp() * tanh(z)
+        n = σ(f) * n + i.exp()
+        h = σ(o) * c / n
+    return h
+
+
+def mingru(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        z = σ(x_t @ W["z"].T + b["z"])
+        h = (1 - z) * h + z * (x_t @ W["n"].T + b["n"])
+    return h
+
+
+def minlstm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        f, i = σ(x_t @ W["f"].T + b["f"]), σ(x_t @ W["i"].T + b["i"])
+        h = f / (f + i) * h + i / (f + i) * (x_t @ W["n"].T + b["n"])
+    return h
+
+
+FORMULAS = {
+    "mgu": mgu,
+    "ugrnn": ugrnn,
+    "fastgrnn": fastgrnn,
+    "indrnn": indrnn,
+    "lstm-coupled": coupled,
+    "lstm-layernorm": layernorm,
+    "slstm": slstm,
+    "mingru": mingru,
+    "minlstm": minlstm,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_cell_is_its_papers_formula(name: str):
+    layer = Recurrent(name, D, H).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()  # away from where gains and shifts start
+    cell, (weights,) = layer.cell, layer.weights()[0]
+    W = dict(zip(cell.gate_names, weights.ih.chunk(len(cell.gate_names)), strict=True))
+    b = dict(zip(cell.gate_names, weights.bias_ih.chunk(len(cell.gate_names)), strict=True))
+    names = cell.recurrent_names
+    U = dict(zip(names, weights.hh.chunk(len(names)), strict=True)) if names else {}
+    p = dict(zip(cell.unit_names, weights.units, strict=True)) if cell.unit_names else {}
+    x = torch.randn(6, 2, D, dtype=torch.float64)
+    assert torch.allclose(layer(x).state.h[0], FORMULAS[name](x, W, U, b, p), atol=1e-10)
+
+
+def test_the_stabiliser_keeps_slstm_in_range():
+    layer = Recurrent("slstm", 1, 3)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(100.0)
+    for size in (-100.0, 100.0):
+        x = torch.full((50, 1, 1), size, requires_grad=True)
+        output = layer(x).output
+        output.sum().backward()
+        assert output.isfinite().all()
+        assert x.grad.isfinite().all()
+        assert output.abs().max() <= 1
+
+
+def test_cells_without_a_recurrent_matrix_have_none():
+    for name in ("indrnn", "mingru", "minlstm"):
+        for bias in (True, "two"):
+            assert not [n for n, _ in Recurrent(name, D, H, bias=bias).named_parameters() if "hh" in n]
+
+
+def test_per_unit_parameters_start_where_the_cell_says():
+    layer = Recurrent("lstm-layernorm", D, H)
+    start = dict(zip(layer.cell.unit_names, layer.units_l0.tolist(), strict=True))
+    assert start["xi"] == start["bf"] == [1.0] * H
+    assert start["bi"] == start["bc"] == [0.0] * H
+    layer.units_l0.data.fill_(9)
+    layer.reset_parameters()
+    assert layer.units_l0.max() == 1
+
+
+def test_only_declared_gates_and_units_can_be_named():
+    with pytest.raises(cells.cell.InputError, match="`recurrent` must name some of its `gates`, found 'b'"):
+        type("Wrong", (cells.Cell,), {"gates": "a", "recurrent": "b", "step": lambda x, U, s: s})
+    with pytest.raises(cells.cell.InputError, match="`starts` must name some of its `units`, found 'w'"):
+        type("Wrong", (cells.Cell,), {"gates": "a", "starts": {"w": 1.0}, "step": lambda x, U, s: s})
