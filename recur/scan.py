@@ -16,8 +16,10 @@ from recur.errors import InputError
 
 BACKENDS = ("auto", "reference", "torch")
 
-# sigmoid(±SHUT) is exactly 0 or 1 in every dtype, and SHUT still fits into float16
-SHUT = 1e4
+# what shuts a gate for good: sigmoid of ±SHUT is exactly 0 or 1 whatever else is added; float16 has no larger number
+SHUT, SHUT_FLOAT16 = 1e30, 3e4
+# for each kernel that needs it, the sign of SHUT for every gate: c is held and h is 0, a ReLU network's h is 0
+SHUTTING = {"lstm": (-1, 1, 0, -1), "rnn_relu": (-1,)}
 
 
 class Weights(NamedTuple):
@@ -66,11 +68,12 @@ def scan(
     """
     if backend not in BACKENDS:
         raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, found {backend!r}")
-    if backend == "torch" and cell.kernel is None:
+    kernel = cell.torch_kernel
+    if backend == "torch" and kernel is None:
         raise InputError(f"`backend` 'torch' has no kernel for {cell!r}; use 'auto' or 'reference'")
-    if backend == "reference" or cell.kernel is None:
+    if backend == "reference" or kernel is None:
         return _reference(cell, input, weights, state, lengths, reverse)
-    return _torch(cell.kernel, input, weights, state, lengths, reverse)
+    return _torch(kernel, input, weights, state, lengths, reverse)
 
 
 def valid_steps(lengths: Tensor, steps: int) -> Tensor:
@@ -99,22 +102,44 @@ def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | No
 def _reference(
     cell: Cell, input: Tensor, weights: Weights, state: State, lengths: Tensor | None, reverse: bool
 ) -> tuple[Tensor, State]:
+    steps, batch = input.shape[:2]
+    if not steps:
+        raise InputError("`input` must have at least one step, got T = 0")
     U, p, P = bind(cell, weights)
-    valid = None if lengths is None else valid_steps(lengths, input.shape[0])
-    if valid is not None:
-        input = input.masked_fill(~valid, 0)  # whatever stands in the padding, NaN too
+    if lengths is not None:
+        input = input.masked_fill(~valid_steps(lengths, steps), 0)  # whatever stands in the padding, NaN too
+    ends = [steps] * batch if lengths is None else lengths.tolist()
     gates = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
-    outputs: list[Tensor] = [state.h] * input.shape[0]
-    for t in reversed(range(input.shape[0])) if reverse else range(input.shape[0]):
-        x = Gates("gate", dict(zip(cell.gate_names, (gate[t] for gate in gates), strict=True)))
-        new = cell.advance(x, U, state, p, P)
-        if valid is None:
-            state = new
-            outputs[t] = state.h
-        else:
-            state = State(**{name: torch.where(valid[t], value, getattr(state, name)) for name, value in new.items()})
-            outputs[t] = state.h.masked_fill(~valid[t], 0)
+    outputs: list[Tensor] = [state.h] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        rows = [row for row, end in enumerate(ends) if t < end]
+        x = [gate[t] for gate in gates]
+        if len(rows) == batch:
+            outputs[t] = (state := _advance(cell, x, U, state, p, P)).h
+            continue
+        # the rows that have ended take no part, so that nothing flows back from them
+        index = torch.tensor(rows, dtype=torch.int64, device=input.device)
+        outputs[t] = torch.zeros_like(state.h)
+        if rows:
+            new = _advance(cell, [gate[index] for gate in x], U, state.map(lambda value: value[index]), p, P)  # noqa: B023
+            outputs[t] = outputs[t].index_copy(0, index, new.h)
+            state = State(**{name: value.index_copy(0, index, getattr(new, name)) for name, value in state.items()})
     return torch.stack(outputs), state
+
+
+def _advance(cell: Cell, gates: list[Tensor], U: Products, state: State, p: Units, P: Projection | None) -> State:
+    """Take one step, and see that the cell returns states of the right size and leaves those before alone."""
+    versions = [value._version for value in state if not value.is_inference()]
+    new = cell.advance(Gates("gate", dict(zip(cell.gate_names, gates, strict=True))), U, state, p, P)
+    if versions != [value._version for value in state if not value.is_inference()]:
+        raise InputError(f"cell {type(cell).__name__}: `step` must not change the state in place; return new values")
+    for (name, value), before in zip(new.items(), state, strict=True):
+        if value.shape != before.shape:
+            raise InputError(
+                f"cell {type(cell).__name__}: `step` must return {name} of shape {list(before.shape)}, "
+                f"got {list(value.shape)}"
+            )
+    return new
 
 
 def _torch(
@@ -126,15 +151,16 @@ def _torch(
 
     padded = (~valid_steps(lengths, input.shape[0])).flatten()
     order = _flip(lengths, input.shape[0]) if reverse else None
-    if kernel == "lstm":
-        # a further input, 1 at padded steps, shuts i and o and opens f: c is held and h is 0, to the bit
-        input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), True)  # type: ignore[no-untyped-call]
-        shut = weights.ih.new_tensor([-SHUT, SHUT, 0, -SHUT]).repeat_interleave(weights.ih.shape[0] // 4)
-        weights = weights._replace(ih=torch.cat([weights.ih, shut[:, None]], dim=1))
-        output, after = _run_kernel(kernel, input, weights, state)
-    else:
-        input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), False)  # type: ignore[no-untyped-call]
-        output, after = _run_kernel(kernel, input, weights, state)
+    flag = kernel in SHUTTING
+    input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), flag)  # type: ignore[no-untyped-call]
+    if flag:
+        # a further input, 1 at padded steps, shuts the gates there: nothing comes out, and nothing can overflow
+        half = weights.ih.dtype == torch.float16 or torch.is_autocast_enabled(input.device.type)
+        signs = weights.ih.new_tensor(SHUTTING[kernel]) * (SHUT_FLOAT16 if half else SHUT)
+        column = signs.repeat_interleave(len(weights.ih) // len(signs))[:, None]
+        weights = weights._replace(ih=torch.cat([weights.ih, column], dim=1))
+    output, after = _run_kernel(kernel, input, weights, state)
+    if not flag:
         output = output.masked_fill(padded.view(*output.shape[:2], 1), 0)
     last = output.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[-1])).squeeze(0)
     h = torch.where((lengths > 0)[:, None], last, state.h)

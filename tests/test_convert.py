@@ -26,6 +26,15 @@ def test_the_sign_of_z_converts_exactly(reset, z, bias):
     assert not torch.equal(layer.weight_ih_l0, other.weight_ih_l0)
 
 
+def test_everything_but_the_convention_is_kept():
+    layer = Recurrent("gru", 3, 4, 2, batch_first=True, dropout=0.2, recurrent_dropout=0.1, backend="reference").eval()
+    other = convert(layer, GRU(z="new"))
+    for name in ("batch_first", "dropout", "recurrent_dropout", "backend", "training", "num_layers"):
+        assert getattr(other, name) == getattr(layer, name)
+    with pytest.raises(InputError, match="`cell` must be a cell, such as"):
+        convert(layer, GRU)
+
+
 def test_reset_before_and_after_has_no_equivalent():
     with pytest.raises(InputError, match="agree only for a diagonal U, so no choice of weights"):
         convert(recur.GRU(3, 4), GRU("before"))
@@ -133,6 +142,12 @@ def test_keras_errors_say_what_fits():
         InputError, match=r"`weights` of a lstm with H = 4 must be \[D, 4H\] and \[H, 4H\], got \[3, 4\]"
     ):
         from_keras([np.zeros((3, 4)), np.zeros((4, 4))], "lstm")
+    with pytest.raises(InputError, match=r"must have a bias of 4H, got \[2, 16\]"):
+        from_keras([np.zeros((3, 16)), np.zeros((4, 16)), np.zeros((2, 16))], "lstm")
+    with pytest.raises(InputError, match="`activation` is SimpleRNN's; recur's gru has tanh, got 'relu'"):
+        from_keras([np.zeros((3, 12)), np.zeros((4, 12))], "gru", activation="relu")
+    relu = from_keras([np.eye(3), np.zeros((3, 3))], "rnn", activation="relu")
+    assert relu(torch.tensor([[[-1.0, 0.0, 2.0]]]).double()).output.tolist() == [[[0.0, 0.0, 2.0]]]
     with pytest.raises(InputError, match="must be one layer and direction of Elman, LSTM or GRU for Keras"):
         to_keras(recur.LSTM(3, 4, 2))
 
@@ -157,6 +172,9 @@ def test_last_output_of_both_directions_is_each_directions_last():
     x = torch.randn(5, 2, 3)
     output = layer(x)[0]
     assert torch.equal(LastOutput(layer)(x), torch.cat([output[-1, :, :4], output[0, :, 4:]], dim=-1))
+    stacked = recur.LSTM(3, 4, 2, bidirectional=True)
+    output = stacked(x)[0]
+    assert torch.equal(LastOutput(stacked)(x), torch.cat([output[-1, :, :4], output[0, :, 4:]], dim=-1))
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "lstm-peephole"])

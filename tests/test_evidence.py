@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from recur.data import Batch
 from recur.layers.evidence import Evidence
+from recur.models import Classifier, ClassifierConfig
+from recur.tasks.classify_model import ClassifyObjective
 
 TEXTS = [[5, 7, 9], [5, 8], [6, 7, 9, 9], [6, 8]]
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -66,3 +70,32 @@ def test_the_counts_travel_in_the_state_dict():
     text = torch.tensor([TEXTS[2]])
     assert torch.equal(twin(text), evidence(text))
     assert not list(evidence.parameters())
+
+
+def test_a_class_without_texts_gives_finite_odds():
+    evidence = Evidence(3, 1, 100)
+    evidence.count(torch.tensor([5, 6]), torch.tensor([1, 1]), torch.tensor([0, 1]))
+    assert evidence(torch.tensor([[5, 6, 50]])).isfinite().all()
+    assert Evidence(2, 1, 100)(torch.tensor([[5]])).isfinite().all()
+
+
+def test_a_classifier_leaves_a_training_text_out_of_what_it_is_shown():
+    config = ClassifierConfig(20, 2, evidence=2, evidence_buckets=100, cell="gru", hidden_size=4)
+    model = Classifier(config)
+    values = torch.tensor([token for text in TEXTS for token in text])
+    model.evidence.count(values, torch.tensor([len(text) for text in TEXTS]), LABELS)
+    text, length = torch.tensor([TEXTS[2]]), torch.tensor([4])
+    with_itself, without = model(text, length), model(text, length, LABELS[2:3])
+    assert not torch.equal(with_itself, without)
+    objective = ClassifyObjective(model.train())
+    batch = Batch(text, length, LABELS[2:3], torch.tensor([0]))
+    assert torch.equal(objective.measure(batch)[0]["loss"], cross_entropy(without, LABELS[2:3]))
+    model.eval()
+    assert torch.equal(objective.measure(batch)[0]["loss"], cross_entropy(with_itself, LABELS[2:3]))
+    assert model.bfloat16()(text, length).isfinite().all()
+
+
+def test_the_classifier_starts_its_gates_for_the_lag_asked_for():
+    layer = Classifier(ClassifierConfig(20, 2, cell="lstm", hidden_size=500, chrono=50)).recurrent
+    steps = 1 / (1 - torch.sigmoid(layer.bias_ih_l0[500:1000]))
+    assert 45 < steps.max() <= 50

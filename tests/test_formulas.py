@@ -15,6 +15,29 @@ def zeros() -> Tensor:
     return torch.zeros(2, H, dtype=torch.float64)
 
 
+def adder(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        h = h + tanh(x_t @ W["g"].T + h @ U["g"].T + b["g"])
+    return h
+
+
+def adder_input(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        i, g = (x_t @ W[k].T + h @ U[k].T + b[k] for k in "ig")
+        h = h + σ(i) * tanh(g)
+    return h
+
+
+def adder_input_forget(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        i, f, g = (x_t @ W[k].T + h @ U[k].T + b[k] for k in "ifg")
+        h = σ(f) * h + σ(i) * tanh(g)
+    return h
+
+
 def mgu(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
     h = zeros()
     for x_t in x:
@@ -99,6 +122,9 @@ def minlstm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor
 
 
 FORMULAS = {
+    "adder": adder,
+    "adder-input": adder_input,
+    "adder-input-forget": adder_input_forget,
     "mgu": mgu,
     "ugrnn": ugrnn,
     "fastgrnn": fastgrnn,

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -410,3 +411,125 @@ def test_make_gives_the_stand_in_where_there_is_one():
     assert type(make("gru-before", 4, 5)) is Recurrent
     with pytest.raises(InputError, match=r"found 'grru', did you mean 'gru'\?"):
         make("grru", 4, 5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_padding_of_a_growing_relu_network_cannot_overflow(packed):
+    layer = recur.RNN(2, 2, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        layer.weight_hh_l0.copy_(2 * torch.eye(2))
+        layer.weight_ih_l0.fill_(0.1)
+    x = torch.ones(200, 2, 2)
+    x[:, 0] = -1
+    x[3:, 1] = 0
+    final = layer(pack_padded_sequence(x, [200, 3]))[1] if packed else layer(x, lengths=[5, 3])[1]
+    final.sum().backward()
+    assert layer.weight_hh_l0.grad.isfinite().all()
+    assert layer.weight_hh_l0.grad.abs().max() > 0
+
+
+def test_states_are_held_through_padding_whatever_their_size():
+    layer = recur.LSTM(4, 5)
+    h, c = 1e6 * torch.randn(1, 2, 5), torch.randn(1, 2, 5)
+    _, (h_n, c_n) = layer(torch.randn(6, 2, 4), (h, c), lengths=[0, 6])
+    assert torch.equal(c_n[:, 0], c[:, 0])
+    assert torch.equal(h_n[:, 0], h[:, 0])
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(1e5)
+    x = torch.randn(6, 2, 4)
+    assert torch.equal(layer(x, lengths=[2, 6])[1][1][:, 0], layer(x[:2, :1])[1][1][:, 0])
+
+
+@pytest.mark.parametrize("base", [LSTM, GRU, Elman])
+def test_a_subclass_runs_its_own_equation(base):
+    def step(x, U, s):
+        return s.map(lambda value: 0 * value + 7)
+
+    changed = type("Changed", (base,), {"step": step})
+    assert (Recurrent(changed, 2, 3)(torch.randn(4, 1, 2)).output == 7).all()
+    same = type("Same", (base,), {})
+    assert same().torch_kernel == base().kernel
+
+
+def test_a_step_must_not_work_in_place():
+    class Careless(recur.Cell):
+        gates = "a"
+
+        def step(x, U, s):
+            h = s.h
+            h *= 0.9
+            return recur.State(h=h + x.a)
+
+    with pytest.raises(InputError, match="cell Careless: `step` must not change the state in place"):
+        Recurrent(Careless, 2, 3)(torch.zeros(2, 1, 2))
+
+
+def test_a_step_must_return_the_size_it_got():
+    class Narrow(recur.Cell):
+        gates = "a"
+
+        def step(x, U, s):
+            return recur.State(h=recur.mean(x.a))
+
+    with pytest.raises(InputError, match=r"cell Narrow: `step` must return h of shape \[1, 3\], got \[1, 1\]"):
+        Recurrent(Narrow, 2, 3)(torch.zeros(2, 1, 2))
+
+
+def test_padding_does_not_poison_the_gradients_of_a_users_cell():
+    class Logarithm(recur.Cell):
+        gates = "a"
+
+        def step(x, U, s):
+            return recur.State(h=recur.log(x.a * x.a) + U.a(s.h))
+
+    layer = Recurrent(Logarithm, 2, 3, bias=False)
+    layer(torch.randn(4, 3, 2), lengths=[4, 2, 0]).output.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_or_wrong_packed_input_is_left_to_torch(kind):
+    theirs, ours = pair(kind, 4, 5)
+    sparse = pack_padded_sequence(torch.randn(50, 8, 4), [50, 1, 1, 1, 1, 1, 1, 1])
+    assert torch.equal(theirs(sparse)[0].data, ours(sparse)[0].data)
+    # torch's LSTM does not look at the width of packed input
+    with pytest.raises(RuntimeError, match="Expected 4, got 9"):
+        ours(pack_padded_sequence(torch.randn(3, 2, 9), [3, 3]))
+
+
+def test_no_rows_and_no_steps():
+    assert recur.LSTM(4, 5)(torch.zeros(3, 0, 4), lengths=[])[0].shape == (3, 0, 5)
+    with pytest.raises(InputError, match="`input` must have at least one step, got T = 0"):
+        Recurrent("lstm-peephole", 4, 5)(torch.zeros(0, 2, 4))
+    with pytest.raises(InputError, match="`input` must be a tensor, got PackedSequence; give `lengths`"):
+        Recurrent("lstm-peephole", 4, 5)(pack_padded_sequence(torch.zeros(3, 2, 4), [3, 2]))
+
+
+def test_cell_modules_can_be_scripted():
+    for kind in ("RNNCell", "LSTMCell", "GRUCell"):
+        cell = getattr(recur, kind)(4, 5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its own script compiler old
+            scripted = torch.jit.script(cell)
+        x = torch.randn(3, 4)
+        assert torch.equal(states(scripted(x))[0], states(cell(x))[0])
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "LSTM-proj", "mgu"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_gradcheck_with_initial_states_and_empty_rows_in_both_directions(name, backend):
+    layer = LAYERS[name](backend=backend, bidirectional=True).double()
+    x = torch.randn(3, 3, 4, dtype=torch.float64, requires_grad=True)
+    final = layer(x, lengths=[3, 0, 1])[1]
+    start = [torch.randn_like(value).requires_grad_() for value in flat_states(final)]
+
+    def run(x, *values):
+        if isinstance(layer, Recurrent):
+            state = recur.State(**dict(zip(layer.cell.state_names, values, strict=True)))
+        else:
+            state = values if len(values) > 1 else values[0]
+        output, final = layer(x, state, lengths=[3, 0, 1])
+        return (output, *flat_states(final))
+
+    assert torch.autograd.gradcheck(run, (x, *start))

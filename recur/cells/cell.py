@@ -107,7 +107,8 @@ class Cell:
         starts: value that a per-unit parameter starts at, by name; the others are drawn like the weights.
         keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
-        kernel: name of the torch kernel that computes exactly this equation, or None.
+        kernel: name of the torch kernel that computes exactly this equation, or None. A subclass that changes the
+            equation does not inherit it.
 
     Errors:
         InputError when the class is defined: `h` is no state, a name is no identifier or is used twice,
@@ -124,11 +125,17 @@ class Cell:
     kernel: str | None = None
 
     _arguments: ClassVar[tuple[str, ...]]
+    _changed: ClassVar[bool] = False
 
     step: Callable[..., State]
 
     def __init_subclass__(cls) -> None:
         """Check the declaration once, where the class is written."""
+        declared = {"step", "gates", "recurrent", "state", "units", "projected"} & vars(cls).keys()
+        if "kernel" in vars(cls):
+            cls._changed = False
+        elif hasattr(cls, "_arguments") and declared:
+            cls._changed = True
         if "step" not in cls.__dict__ and not hasattr(cls, "_arguments"):
             raise InputError(f"cell {cls.__name__} must define `step(x, U, s)`")
         if not hasattr(cls, "gates"):
@@ -166,6 +173,11 @@ class Cell:
                 f"({function.__code__.co_filename}, line {function.__code__.co_firstlineno})"
             )
         cls._arguments = tuple(names)
+
+    @property
+    def torch_kernel(self) -> str | None:
+        """The name of torch's kernel for just this equation, or None."""
+        return None if self._changed else self.kernel
 
     @property
     def gate_names(self) -> tuple[str, ...]:

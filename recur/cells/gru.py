@@ -18,7 +18,7 @@ class GRU(Cell):
         h_t &= (1 - z_t) \odot h_{t-1} + z_t \odot n_t &&\text{z = "new"}
 
     Shapes: h [B, H]; each W [H, D], U [H, H], b [H]. The sign of z is a matter of naming: weights convert exactly
-    (`recur.cells.convert`). The place of the reset gate is not: no weights of one give the function of the other.
+    (`recur.convert`). The place of the reset gate is not: no weights of one give the function of the other.
 
     Args:
         reset: "after" the recurrent product (torch, Keras's default) or "before" it (Cho et al. eq. 8, Haiku).

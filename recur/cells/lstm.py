@@ -94,8 +94,8 @@ class Adder(Cell):
 
     .. math:: h_t = h_{t-1} + \tanh(W_g x_t + b_g + U_g h_{t-1})
 
-    The memory C of the LSTM is its own output here. dh_t/dh_{t-1} contains the identity, so nothing fades, and nothing
-    is ever forgotten either: h grows without bound. Shapes: h [B, H].
+    The memory C of the LSTM is its own output here. dh_t/dh_{t-1} contains the identity: with U = 0 nothing fades, and
+    nothing is ever forgotten either, so that h may grow without bound. Shapes: h [B, H].
     """
 
     gates = "g"

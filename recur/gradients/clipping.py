@@ -26,7 +26,7 @@ def clip_by_value(named: Named, limit: float) -> int:
         InputError: a limit that is not a positive number, or a gradient with NaN or infinity in it, by name; all
             gradients are then as they were.
 
-    Source: Mikolov (2012), Statistical language models based on neural networks, section 3.2.2.
+    Source: Mikolov (2012), Statistical language models based on neural networks.
     """
     clipped = 0
     for gradient in _finite(named, limit, "clip by value"):

@@ -8,7 +8,7 @@ from recur.layers import GRU, LSTM, RNN, Recurrent
 
 @torch.no_grad()
 def chrono_(layer: Recurrent | RNN | LSTM | GRU, longest: int) -> bool:
-    """Draw the biases of the gate that keeps the state so that its units remember for 1 to `longest` steps.
+    """Draw the biases of the gate that keeps the state so that its units remember for 2 to `longest` steps.
 
     A gate that stays at f keeps a memory for about 1 / (1 - f) steps; with b = log u, u uniform in 1..longest - 1,
     σ(b) gives time constants spread evenly up to `longest` (Tallec and Ollivier 2018, arXiv:1804.11188, eq. 16; the

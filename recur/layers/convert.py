@@ -34,6 +34,8 @@ def convert(layer: Layer, cell: Cell, *, bias: Literal["one", "two", "same"] = "
     Raises:
         InputError: no weights make `cell` compute the same function; the message says why.
     """
+    if not isinstance(cell, Cell):
+        raise InputError(f"`cell` must be a cell, such as GRU(z='new'), got {cell!r}")
     source = layer.cell
     negated, no_peepholes = _difference(source, cell)
     if bias == "same":
@@ -49,6 +51,7 @@ def convert(layer: Layer, cell: Cell, *, bias: Literal["one", "two", "same"] = "
         bidirectional=layer.bidirectional,
         proj_size=layer.proj_size,
         recurrent_dropout=layer.recurrent_dropout,
+        backend="reference" if layer.backend == "reference" else "auto",
         device=next(layer.parameters()).device,
         dtype=next(layer.parameters()).dtype,
     )
@@ -102,6 +105,15 @@ def from_keras(
             f"got {list(arrays[0].shape)} and {list(arrays[1].shape)}"
         )
     two = len(arrays) == 3 and arrays[2].dim() == 2
+    if len(arrays) == 3 and list(arrays[2].shape) not in (
+        [len(order) * hidden],
+        *([[2, 3 * hidden]] * (cell == "gru")),
+    ):
+        raise InputError(
+            f"`weights` of a {cell} with H = {hidden} must have a bias of {len(order)}H, got {list(arrays[2].shape)}"
+        )
+    if cell != "rnn" and activation != "tanh":
+        raise InputError(f"`activation` is SimpleRNN's; recur's {cell} has tanh, got {activation!r}")
     if len(arrays) == 3:
         reset_after = two
     equation = {"rnn": Elman(activation), "lstm": LSTM(), "gru": GRU("after" if reset_after else "before")}[cell]
@@ -143,7 +155,9 @@ def to_keras(layer: Layer) -> list[np.ndarray]:
 
 def _difference(source: Cell, target: Cell) -> tuple[set[str], bool]:
     """Return the gates whose sign differs and whether peepholes are added; refuse what has no equivalent."""
-    if isinstance(source, GRU) and isinstance(target, GRU):
+    if type(source) is type(target) is GRU:
+        assert isinstance(source, GRU)
+        assert isinstance(target, GRU)
         if source.reset != target.reset:
             raise InputError(
                 f"a GRU with the reset gate {source.reset} the recurrent product has no equivalent with it "
@@ -151,7 +165,7 @@ def _difference(source: Cell, target: Cell) -> tuple[set[str], bool]:
                 f"the same function; use GRU(reset={source.reset!r}), or train anew"
             )
         return ({"z"} if source.z != target.z else set()), False
-    if isinstance(source, LSTM) and isinstance(target, PeepholeLSTM):
+    if type(source) is LSTM and type(target) is PeepholeLSTM:
         return set(), True
     if type(source) is type(target) and _options(source) == _options(target):
         return set(), False

@@ -15,7 +15,7 @@ class TokenEmbedding(nn.Module):
     """Turn ids `[B, T]` into vectors `[B, T, D]`; id 0 is padding and gives zeros.
 
     With `ngrams` = N >= 2, position t also gets the sum of the vectors of the n-grams, n = 2..N, that end at t
-    (Joulin et al. 2016, arXiv:1607.01759, section 2.1: hashed, so that the table does not grow). N-grams never reach
+    (Joulin et al. 2016, arXiv:1607.01759, section 2.2: hashed, so that the table does not grow). N-grams never reach
     over the row's start or over padding. Their table starts at zero: an n-gram that training never saw adds nothing.
 
     Args:
@@ -29,7 +29,7 @@ class TokenEmbedding(nn.Module):
         word_dropout: share of the tokens taken away in training, with the n-grams they are in; what is left is not
             scaled up (Iyyer et al. 2015, section 3.1).
         dropout: share of the features zeroed in training, the same ones at every step of a row (Gal and Ghahramani
-            2016, arXiv:1512.05287, section 4.2), the rest scaled up to keep the mean.
+            2016, arXiv:1512.05287, section 4.1), the rest scaled up to keep the mean.
         sparse: gradients of the tables hold only the batch's rows. Of use with `torch.optim.SparseAdam` from about
             100,000 rows up; `torch.optim.Adam` refuses them.
 

@@ -69,8 +69,9 @@ class Evidence(nn.Module):
             ids: the texts.
             own: the labels `[B]` of texts that were counted, to leave each out of its own counts; None for others.
         """
-        share = self.totals / self.totals.sum().clamp(min=1)
-        prior = (share.clamp(1e-6, 1 - 1e-6)).logit()
+        # a class without texts is rare, not impossible
+        share = (self.totals / self.totals.sum().clamp(min=1)).clamp(1e-6, 1 - 1e-6)
+        prior = share.logit()
         result = []
         for n in range(1, self.ngrams + 1):
             bucket = self._bucket(ids, n)

@@ -172,6 +172,8 @@ class Recurrent(nn.Module):
         Raises:
             InputError: a shape does not fit, a length is out of range, or a valid step holds NaN.
         """
+        if not isinstance(input, Tensor):
+            raise InputError(f"`input` must be a tensor, got {type(input).__name__}; give `lengths` for ragged rows")
         if input.dim() != 3 or input.shape[-1] != self.input_size:
             layout = "[B, T, D]" if self.batch_first else "[T, B, D]"
             raise InputError(f"`input` must be {layout} with D = {self.input_size}, got {list(input.shape)}")
@@ -222,7 +224,7 @@ class Recurrent(nn.Module):
 def _as_cell(cell: Cell | type[Cell] | str) -> Cell:
     if isinstance(cell, str):
         return cell_named(cell)
-    if isinstance(cell, type) and issubclass(cell, Cell):
+    if isinstance(cell, type) and issubclass(cell, Cell) and cell is not Cell:
         return cell()
     if isinstance(cell, Cell):
         return cell

@@ -18,7 +18,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
         InputError: not B whole numbers in 0..T.
     """
     given = torch.as_tensor(lengths)
-    if given.dtype in (torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if given.numel() and given.dtype in (torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise InputError(f"`lengths` must be whole numbers, got {given.dtype}")
     if given.shape != (batch,):
         raise InputError(f"`lengths` must have shape [B] = [{batch}], got {list(given.shape)}")

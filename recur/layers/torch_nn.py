@@ -2,11 +2,11 @@
 
 They are torch.nn's classes - constructor, parameters, state_dict, errors and isinstance are torch's own - and differ in
 the call: `lengths=` gives each row its own length, without sorting or packing; a PackedSequence runs on the dense
-kernels.
+kernel where that is the faster one.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -82,11 +82,10 @@ class _Lengths(nn.RNNBase):
         if lengths is not None and packed:
             raise InputError("`lengths` must not be given with a PackedSequence, which holds its own")
         ours = lengths is not None or self.backend == "reference" or (self.recurrent_dropout and self.training)
-        # torch's kernels for packed input take one step at a time on CPU
-        if not (ours or (packed and cast(PackedSequence, input).data.device.type == "cpu")):
-            return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            return self._packed(input, hx)
+            return self._packed(input, hx) if ours or self._dense_is_faster(input, hx) else super().forward(input, hx)
+        if not ours:
+            return super().forward(input, hx)
         if input.dim() == 3:
             if lengths is not None:
                 batch, steps = input.shape[:2] if self.batch_first else (input.shape[1], input.shape[0])
@@ -96,6 +95,18 @@ class _Lengths(nn.RNNBase):
         if lengths is not None:
             raise InputError(f"`lengths` needs a batch of rows, got an input of shape {list(input.shape)}")
         return self._unbatched(input, hx)
+
+    def _dense_is_faster(self, input: PackedSequence, hx: Any) -> bool:
+        # torch's LSTM kernel for packed input takes one step at a time on CPU
+        steps, batch = len(input.batch_sizes), int(input.batch_sizes[0])
+        fits = hx is None or (isinstance(hx, tuple | list) and len(hx) == 2 and all(v.dim() == 3 for v in hx))
+        return (
+            self.mode == "LSTM"
+            and not self.proj_size
+            and input.data.device.type == "cpu"
+            and len(input.data) > steps * batch / 2
+            and fits
+        )
 
     def _packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         # padded rows and their states stand in the caller's order, not in the packed one

@@ -164,7 +164,7 @@ class Classifier(nn.Module):
             shown = self.evidence(tokens, own)
             if self.training and self.config.word_dropout:
                 shown = shown * (torch.rand(*tokens.shape, 1, device=tokens.device) >= self.config.word_dropout)
-            inputs = torch.cat([inputs, EVIDENCE_SCALE * shown], dim=-1)
+            inputs = torch.cat([inputs, (EVIDENCE_SCALE * shown).to(inputs.dtype)], dim=-1)
         output, _ = self.recurrent(inputs, lengths=lengths)
         return pool(output, lengths, self.config.pooling, self.config.directions)
 
