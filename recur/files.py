@@ -1,20 +1,25 @@
 """Writing files so that what was there survives every failure: written beside, flushed to disk, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from recur.errors import RunError
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomic(
+    path: str | Path, write: Callable[[Path], None], *, when_full: str = "free some space and try again"
+) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it over `path`.
 
     Args:
         path: the file to replace; its folder must exist.
         write: gets the temporary path and writes the whole content there.
+        when_full: what a person is told to do when the disk is full.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; `path` then still holds what it held.
@@ -27,9 +32,15 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}; the file before it is kept") from error
+        reason = error.strerror or f"{error}"
+        remedy = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason, remedy = f"the disk is full ({reason})", f"; {when_full}"
+        raise RunError(f"{path} could not be written: {reason}; the file before it is kept{remedy}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        # where nothing can be written, this fails even for a file that is not there
+        with suppress(OSError):
+            beside.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,10 +1,11 @@
 """`recur.load(run)`: a trained network from its run folder, ready to predict."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recur.data.tables import fingerprint
 from recur.errors import InputError, RunError
 from recur.tasks.classify_data import LabelledFile, read_labelled
 from recur.tasks.classify_model import Trained, probabilities, read_trained
@@ -36,6 +37,7 @@ class Predictor:
         self.folder, self.model, self.labels = folder, trained.model, trained.labels
         self.encoder = trained.encoder
         self._options: dict[str, Any] = trained.config.get("options", {})
+        self._data: dict[str, Any] = trained.config.get("data", {})
 
     @property
     def text_column(self) -> str:
@@ -76,9 +78,14 @@ class Predictor:
             InputError: the file cannot be read, or has a label that the network does not know.
         """
         columns = (text or self.text_column, label or self._options.get("label", "label"))
-        part = read_labelled(LabelledFile(str(path), *columns, skip_bad_rows), self.encoder, self.labels)
+        part, notes = read_labelled(LabelledFile(str(path), *columns, skip_bad_rows), self.encoder, self.labels)
+        if fingerprint(path)["sha256"] == self._data.get("train", {}).get("sha256"):
+            notes.append(
+                f"{path} is the file that the network was trained on; the score says nothing about other texts"
+            )
         batch_size = self._options.get("batch_size", 128)
-        return score(probabilities(self.model, part.sequences, batch_size), part.labels)
+        scores = score(probabilities(self.model, part.sequences, batch_size), part.labels)
+        return replace(scores, notes=tuple(notes))
 
 
 def load(run: str | Path) -> Predictor:

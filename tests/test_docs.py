@@ -37,7 +37,8 @@ def test_the_readmes_commands_run_word_for_word(tmp_path: Path):
     rows = [
         (f"a {word} film number {i}", label) for i in range(40) for word, label in (("fine", "pos"), ("dull", "neg"))
     ]
-    (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    for name, part in (("reviews.csv", rows[:60]), ("more-reviews.csv", rows[60:])):
+        (tmp_path / name).write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in part))
     found = commands(ROOT / "README.md")
     assert len(found) == 3
     for command in found:

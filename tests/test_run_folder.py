@@ -1,5 +1,7 @@
 import json
+import os
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +17,8 @@ from recur.tasks.run import (
     clear_leftovers,
     create_run,
     load_model,
+    locked,
+    make_folder,
     read_config,
     read_metrics,
     save_model,
@@ -63,7 +67,7 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     ("content", "message"),
     [
         (None, "is not a run folder: it has no config.json"),
-        ("{", r"config\.json is damaged"),
+        ("{", r"config\.json is damaged: .*; train again with --overwrite"),
         ("[]", r"config\.json is not that of a run"),
         (b"\xff\xfe", r"config\.json is damaged"),
     ],
@@ -126,7 +130,10 @@ def test_a_full_disk_keeps_the_model_before(tmp_path, monkeypatch):
             file.write(b"x")
 
     monkeypatch.setattr(run, "save_file", full)
-    with pytest.raises(RunError, match=r"model\.safetensors could not be written: No space left on device"):
+    with pytest.raises(
+        RunError,
+        match=r"model\.safetensors could not be written: the disk is full \(No space left on device\); .* --resume",
+    ):
         save_model(tmp_path, nn.Linear(3, 4))
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
@@ -136,16 +143,113 @@ def test_a_full_disk_keeps_the_json_before(tmp_path, monkeypatch):
     folder = made(tmp_path / "run")
     before = (folder / "config.json").read_text()
     monkeypatch.setattr(files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(RunError, match=r"config\.json could not be written: No space left on device"):
+    with pytest.raises(RunError, match=r"config\.json could not be written: the disk is full"):
         write_config(folder, {"x": 1})
     assert (folder / "config.json").read_text() == before
 
 
 def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
-    for name in (".trainer.ckpt.12.tmp", "trainer.ckpt"):
+    for name in (".trainer.ckpt.12.tmp", "trainer.ckpt", ".lock", ".mine.tmp"):
         (tmp_path / name).write_text("x")
     clear_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["trainer.ckpt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".mine.tmp", "trainer.ckpt"]
+
+
+def test_a_half_written_config_alone_is_no_run(tmp_path):
+    (tmp_path / ".config.json.12.tmp").write_text("{")
+    create_run(tmp_path, overwrite=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "trainer.ckpt"])
+def test_overwrite_replaces_a_damaged_run_but_not_with_other_files_in_it(tmp_path, damaged):
+    for name in (damaged, "metrics.jsonl", ".metrics.json.12.tmp"):
+        (tmp_path / name).write_text('{"recur": ')
+    with pytest.raises(RunError, match="holds the rest of a damaged run; replace it with --overwrite, or give another"):
+        create_run(tmp_path, overwrite=False)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="holds other files than those of a run; give another folder with --out"):
+        create_run(tmp_path, overwrite=True)
+    assert (tmp_path / damaged).exists()
+    (tmp_path / "thesis.txt").unlink()
+    create_run(tmp_path, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_metrics_say_how_they_are_mended(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match=r"metrics\.json is damaged: .*; delete it, and --resume writes it again"):
+        read_metrics(tmp_path)
+
+
+has_locks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from recur.tasks.run import locked
+with locked(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+@has_locks
+def test_a_folder_in_use_is_refused_until_its_process_is_dead(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "in\n"
+            for _ in range(2):
+                with (
+                    pytest.raises(RunError, match=rf"run is in use by process {other.pid}; wait for it or stop it"),
+                    locked(folder),
+                ):
+                    pass
+        finally:
+            other.kill()
+    with locked(folder):
+        assert (folder / ".lock").read_text() == str(os.getpid())
+        made(folder)
+        create_run(folder, overwrite=True)
+        assert [p.name for p in folder.iterdir()] == [".lock"]
+    assert not list(folder.iterdir())
+
+
+@has_locks
+def test_a_lock_that_was_deleted_before_it_was_taken_is_none(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(run.fcntl, "flock", lambda *_: path.unlink())
+    with pytest.raises(RunError, match="is in use by process"), locked(tmp_path):
+        pass
+
+
+@has_locks
+def test_a_file_system_without_locks_lets_everybody_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(38, "Function not implemented")))
+    with locked(tmp_path), locked(tmp_path):
+        pass
+
+
+def test_a_read_only_file_system_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    folder = made(tmp_path / "run")
+    (folder / ".config.json.7.tmp").touch()
+    for name in ("unlink", "mkdir"):
+        monkeypatch.setattr(run.Path, name, refuse)
+    monkeypatch.setattr(run.os, "open", refuse)
+    with pytest.raises(RunError, match="run could not be emptied: Read-only file system; give another folder with"):
+        clear_leftovers(folder)
+    with pytest.raises(RunError, match="new could not be made: Read-only file system; give another folder with --out"):
+        make_folder(tmp_path / "new")
+    monkeypatch.setattr(run.Path, "mkdir", lambda *_, **__: None)
+    with pytest.raises(RunError, match="run could not be emptied: Read-only file system"):
+        create_run(folder, overwrite=True)
+    with pytest.raises(RunError, match="run could not be locked: Read-only file system"), locked(folder):
+        pass
+    assert (folder / "config.json").is_file()
 
 
 def test_other_data_than_at_the_start_are_refused():

@@ -7,7 +7,7 @@ import torch
 
 import recur
 from recur.errors import InputError, RunError
-from recur.tasks.classify import ClassifyOptions, train_classify
+from recur.tasks.classify import ClassifyOptions, resumed_options, train_classify
 from recur.tasks.classify_data import split
 from recur.tasks.classify_result import summary
 from recur.tasks.figures import mean_interval, score, wilson
@@ -242,7 +242,7 @@ def test_data_that_no_classifier_can_learn_from(files, tmp_path):
 def test_a_label_that_training_has_not_seen_is_found_at_the_start(files, tmp_path):
     write(files[1], [*rows(20, seed=1), ("odd", "neutral")])
     with pytest.raises(
-        InputError, match=r"test\.csv, row 21: the label 'neutral' is not among .* training data, neg, pos"
+        InputError, match=r"test\.csv, line 22: the label 'neutral' is not among .* training data, neg, pos"
     ):
         run(files, tmp_path)
     assert not (tmp_path / "run").exists()
@@ -341,3 +341,60 @@ def test_nothing_is_written_outside_the_run_folder(files, tmp_path, monkeypatch,
     out, err = capsys.readouterr()
     assert out == ""
     assert "Lightning" not in err
+
+
+def test_bad_rows_of_the_test_file_are_counted_too(files, tmp_path):
+    with open(files[1], "a", encoding="utf-8") as file:
+        file.write("one,two,three\n,\n")
+    with pytest.raises(InputError, match=r"test\.csv, line 22: expected 2 fields as in the header, found 3"):
+        run(files, tmp_path)
+    folder = run(files, tmp_path, skip_bad_rows=True)
+    notes = json.loads((folder / "metrics.json").read_text())["notes"]
+    assert any("2 bad rows of" in note and "test.csv" in note for note in notes)
+    scores = recur.load(folder).evaluate(files[1], skip_bad_rows=True)
+    assert any("2 bad rows of" in note for note in scores.notes)
+
+
+def test_a_row_without_a_label_is_a_bad_row(files, tmp_path):
+    write(files[0], [*rows(40), ("nothing said", "")])
+    with pytest.raises(
+        InputError, match=r"train\.csv, line 42: expected a value as 'label', found none; correct it, or"
+    ):
+        run(files, tmp_path)
+
+
+def test_scoring_on_the_training_file_is_said(files, tmp_path):
+    predictor = recur.load(run(files, tmp_path))
+    assert any("is the file that the network was trained on" in note for note in predictor.evaluate(files[0]).notes)
+    assert not predictor.evaluate(files[1]).notes
+
+
+def test_evidence_tables_are_no_larger_than_the_data(files, tmp_path):
+    folder = run(files, tmp_path, evidence=3)
+    assert (folder / "model.safetensors").stat().st_size < 2_000_000
+
+
+def test_options_that_no_run_can_have(files, tmp_path):
+    with pytest.raises(InputError, match="--seed must be from 0 to 4294967295, got"):
+        run(files, tmp_path, seed=2**32)
+    folder = run(files, tmp_path)
+    (folder / "metrics.json").unlink()
+    with pytest.raises(InputError, match="there is no option 'epoch', did you mean 'epochs'"):
+        resumed_options({"out": str(folder), "epoch": 3})
+    with pytest.raises(InputError, match="--seed is not right"):
+        resumed_options({"out": str(folder), "seed": 1.5})
+    with pytest.raises(InputError, match=r"--options .* cannot be read"):
+        read_toml(tmp_path)
+
+
+def test_labels_that_look_like_numbers(files, tmp_path):
+    for path in files:
+        changed = path.read_text().replace("pos", "--1").replace("neg", "1")
+        path.write_text(changed)
+    assert recur.load(run(files, tmp_path)).labels == ["--1", "1"]
+
+
+def test_vectors_of_another_language_are_refused(files, tmp_path):
+    (tmp_path / "v.txt").write_text("好 1 2\n坏 3 4\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"v\.txt has none of the \d+ words of the texts"):
+        run(files, tmp_path, vectors=str(tmp_path / "v.txt"))

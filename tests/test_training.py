@@ -205,8 +205,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     fit(tmp_path, epochs=1)
     before = (tmp_path / "trainer.ckpt").read_bytes()
 
-    def full(state, path):
-        path.write_bytes(b"half")
+    def full(state, file):
+        file.write(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)

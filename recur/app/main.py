@@ -1,8 +1,9 @@
 """The command line: `recur train classify`, `predict`, `evaluate`, `vectors nearest`, `demo`."""
 
+import io
 import json
+import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -61,12 +62,10 @@ def _train(options: ClassifyOptions, train_classify: Any) -> None:
     folder = options.folder
     try:
         train_classify(options)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        if not (folder / "config.json").is_file():
-            raise
-        signum = stopped.signum if isinstance(stopped, Interrupted) else signal.SIGINT
-        print(f"\nstopped; carry it on with:\n  recur train classify --resume --out {folder}", file=sys.stderr)
-        sys.exit(128 + signum)
+    except Interrupted as stopped:
+        command = shlex.join(["recur", "train", "classify", "--resume", "--out", str(folder)])
+        print(f"\nstopped; carry it on with:\n  {command}", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     metrics = read_metrics(folder)
     print(summary(metrics))
     for note in metrics["notes"]:
@@ -147,6 +146,8 @@ def evaluate(
     print(f"accuracy  {percent(scores.accuracy)}  (95% interval {between(scores.interval)}, {scores.rows:,} texts)")
     print(f"macro F1  {scores.macro_f1:.4f}")
     print(f"loss      {scores.loss:.4f}\n")
+    for note in scores.notes:
+        print(f"note: {note}")
     labels = predictor.labels
     counts = [[name, *map(str, row)] for name, row in zip(labels, scores.confusion, strict=True)]
     print(columns([["true \\ predicted", *labels], *counts]))
@@ -237,6 +238,10 @@ def _json(value: Any) -> str:
 
 def main(tokens: list[str] | None = None) -> int:
     """Run a command line; errors are one message on standard error and exit code 2, Ctrl-C is 130."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that is not UTF-8, or a byte that is not, must not end the work
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
     except (CycloptsError, RecurError) as error:
@@ -248,7 +253,7 @@ def main(tokens: list[str] | None = None) -> int:
     except BrokenPipeError:
         # the reader of our output, such as head, has enough
         sys.stderr.close()
-        return 0
+        return 141
     return 0
 
 

@@ -22,13 +22,16 @@ Row = dict[str, str]
 class Table:
     """Some columns of a file, streamed: every `for` reads the file anew and holds one row at a time.
 
-    Made by `read_table`. `skipped` says what was wrong with each row left out, complete after the last row.
+    Made by `read_table`. `skipped` says what was wrong with each row left out, complete after the last row; `place`
+    says where the row handed out last stands.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], skip_bad_rows: bool) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], skip_bad_rows: bool, filled: Sequence[str] = ()) -> None:
         self.path = path
         self.columns = list(columns)
         self.skip_bad_rows = skip_bad_rows
+        self.filled = list(filled)
+        self.place = ""
         self.skipped: list[str] = []
 
     def __iter__(self) -> Iterator[Row]:
@@ -41,7 +44,12 @@ class Table:
         self.skipped = []
         read = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}.get(_format(self.path), _read_json)
         rows = 0
-        for row in read(self):
+        for place, row in read(self):
+            self.place = place
+            blank = next((column for column in self.filled if not row[column].strip()), None)
+            if blank is not None:
+                self.bad(place, f"expected a value as {blank!r}, found none")
+                continue
             rows += 1
             yield row
         if not rows:
@@ -68,7 +76,9 @@ class Table:
         self.skipped.append(f"{place}: {problem}")
 
 
-def read_table(path: str | Path, columns: Sequence[str], *, skip_bad_rows: bool = False) -> Table:
+def read_table(
+    path: str | Path, columns: Sequence[str], *, skip_bad_rows: bool = False, filled: Sequence[str] = ()
+) -> Table:
     """Open a table of texts: .csv, .tsv, .jsonl (or .ndjson), each also as .gz, or .parquet.
 
     Text is UTF-8 with or without a byte-order mark, with the line ends of any system. CSV and TSV need a header line; a
@@ -79,6 +89,7 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_bad_rows: bool 
         path: the file; its ending says the format.
         columns: the names of the columns to read.
         skip_bad_rows: leave broken rows out and note them in `Table.skipped` instead of raising.
+        filled: those of the columns in which a row without a value is a broken one.
 
     Returns:
         The table. File and header have been checked; rows are read and checked when it is iterated.
@@ -87,7 +98,7 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_bad_rows: bool 
         InputError: no such file, another format, an empty file, or a column that is not there.
         MissingExtra: a Parquet file without duckdb.
     """
-    table = Table(Path(path), columns, skip_bad_rows)
+    table = Table(Path(path), columns, skip_bad_rows, filled)
     format = _format(table.path)
     if format == ".parquet":
         with _parquet(table) as (_, names):
@@ -174,7 +185,7 @@ def _csv_problem(error: csv.Error) -> str:
     return str(error)
 
 
-def _read_csv(table: Table) -> Iterator[Row]:
+def _read_csv(table: Table) -> Iterator[tuple[str, Row]]:
     with _text(table.path) as file:
         reader = _csv_reader(table.path, file)
         names = _header(table.path, reader)
@@ -203,14 +214,14 @@ def _read_csv(table: Table) -> Iterator[Row]:
             if problem:
                 table.bad(_place(first, reader.line_num), problem)
             else:
-                yield {column: fields[i] for column, i in chosen}
+                yield _place(first, reader.line_num), {column: fields[i] for column, i in chosen}
 
 
 def _place(first: int, last: int) -> str:
     return f"line {first}" if first == last else f"lines {first}-{last}"
 
 
-def _read_json(table: Table) -> Iterator[Row]:
+def _read_json(table: Table) -> Iterator[tuple[str, Row]]:
     with _text(table.path) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
@@ -219,7 +230,7 @@ def _read_json(table: Table) -> Iterator[Row]:
             if problem:
                 table.bad(f"line {number}", problem)
             else:
-                yield row
+                yield f"line {number}", row
 
 
 def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
@@ -265,7 +276,7 @@ def _parquet(table: Table) -> Iterator[tuple[Any, list[str]]]:
         raise InputError(f"{table.path}: expected a Parquet file, found {reason}; fetch or write it again") from error
 
 
-def _read_parquet(table: Table) -> Iterator[Row]:
+def _read_parquet(table: Table) -> Iterator[tuple[str, Row]]:
     with _parquet(table) as (connection, _):
         names = ", ".join('"' + column.replace('"', '""') + '"::VARCHAR' for column in table.columns)
         query = f"SELECT {names} FROM read_parquet(?, binary_as_string=true)"
@@ -275,7 +286,7 @@ def _read_parquet(table: Table) -> Iterator[Row]:
             if None in row:
                 table.bad(f"row {number}", f"expected a value as {table.columns[row.index(None)]!r}, found none")
             else:
-                yield dict(zip(table.columns, row, strict=True))
+                yield f"row {number}", dict(zip(table.columns, row, strict=True))
 
 
 def _literal(path: Path) -> str:

@@ -21,12 +21,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     def write(beside: Path) -> None:
         try:
-            torch.save(state, beside)
+            with open(beside, "wb") as file:
+                torch.save(state, file)
         except RuntimeError as error:
-            # torch's archive writer reports a full disk as a RuntimeError of its own
+            # what the file said, a full disk say, torch's archive writer buries under an error of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise OSError(None, f"{error}".splitlines()[0]) from error
 
-    write_atomic(path, write)
+    write_atomic(path, write, when_full="free some space, then carry on with --resume")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ from recur.tasks.run import (
     check_same_data,
     clear_leftovers,
     create_run,
+    locked,
+    make_folder,
     read_config,
     save_model,
     versions,
@@ -75,16 +78,17 @@ def train_classify(options: ClassifyOptions, progress: Progress | None = None) -
     progress.say(f"reading {options.train}")
     corpus = read_corpus(options)
     vectors = read_vectors(options.vectors, corpus.encoder.vocabulary) if options.vectors else None
-    _open_run(options, corpus)
     for note in corpus.notes:
         progress.say(f"note: {note}")
-    try:
-        members = [_train_member(member, corpus, vectors, progress) for member in _members(options)]
-    except Interrupted as stopped:
-        # what is to be resumed is the whole run
-        raise Interrupted(stopped.signum, folder) from stopped
-    result = _score(options, corpus, members, progress)
-    _write_results(result)
+    with locked(folder):
+        _open_run(options, corpus)
+        try:
+            members = [_train_member(member, corpus, vectors, progress) for member in _members(options)]
+            _write_results(_score(options, corpus, members, progress))
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            # what is to be resumed is the whole run
+            signum = stopped.signum if isinstance(stopped, Interrupted) else signal.SIGINT
+            raise Interrupted(signum, folder) from stopped
     return folder
 
 
@@ -97,10 +101,11 @@ def resumed_options(given: Mapping[str, Any]) -> ClassifyOptions:
     """
     if not given.get("out") and not given.get("train"):
         raise InputError("--resume needs --out, the run folder to carry on")
-    folder = ClassifyOptions(**{"train": ""} | dict(given)).folder
+    source = "recur train classify --resume"
+    folder = make_options(ClassifyOptions, {"train": ""} | dict(given), source).folder
     stored = read_config(folder).get("options", {})
     options = make_options(ClassifyOptions, stored, str(folder / "config.json"))
-    wanted = dataclasses.replace(options, **dict(given))
+    wanted = make_options(ClassifyOptions, dataclasses.asdict(options) | dict(given), source)
     for name in given:
         if name not in FREE_ON_RESUME and getattr(wanted, name) != getattr(options, name):
             raise InputError(
@@ -157,11 +162,16 @@ def _open_run(options: ClassifyOptions, corpus: Corpus) -> None:
 def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors | None, progress: Progress) -> Trained:
     """Train one cell with one seed in its own folder, from the start or from where it was stopped."""
     (cell,), (seed,), folder, encoder = options.cell, options.seed, options.folder, corpus.encoder
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     clear_leftovers(folder)
     seed_all(seed)
     network = network_config(options, len(encoder.vocabulary), len(corpus.labels), vectors.size if vectors else None)
     matrix, coverage = vectors.table(encoder.vocabulary, seed) if vectors else (None, None)
+    if network.evidence:
+        # no more rows than there can be n-grams, so that small data make small files
+        tokens = int(encoder.cut(corpus.train.sequences).lengths.sum())
+        rows = min(options.evidence_buckets, max(1024, 1 << tokens.bit_length()))
+        network = dataclasses.replace(network, evidence_buckets=rows)
     model = Classifier(network, matrix=None if matrix is None else torch.from_numpy(matrix))
     config = {
         "task": "classify",
@@ -177,6 +187,11 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
     progress.label = f"{cell}, seed {seed}  "
     if coverage is not None:
         progress.say(f"{coverage:.1%} of the {len(encoder.vocabulary.words)} words have a vector in {options.vectors}")
+        if not coverage:
+            raise InputError(
+                f"--vectors {options.vectors} has none of the {len(encoder.vocabulary.words)} words of the texts; "
+                "give vectors of their language and spelling, or leave it out"
+            )
     cut = [part._replace(sequences=encoder.cut(part.sequences)) for part in (corpus.train, corpus.validation)]
     if model.evidence is not None:
         texts = cut[0].sequences

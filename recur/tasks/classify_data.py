@@ -1,16 +1,16 @@
 """From files of labelled text to ids: the parts are cut, the words counted in the training part alone."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recur.data.sequences import Keep, Sequences
-from recur.data.tables import fingerprint, read_table
+from recur.data.tables import Table, fingerprint, read_table
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vocabulary import Vocabulary, index_tokens
 from recur.errors import InputError
@@ -56,13 +56,13 @@ class LabelledFile:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield (text, label)."""
         chosen = None if self.rows is None else set(self.rows.tolist())
-        for number, row in enumerate(self.table([self.text, self.label])):
+        for number, row in enumerate(self.table()):
             if chosen is None or number in chosen:
                 yield row[self.text], row[self.label].strip()
 
-    def table(self, columns: list[str]) -> Any:
-        """Return all rows of some columns."""
-        return read_table(self.path, columns, skip_bad_rows=self.skip_bad_rows)
+    def table(self) -> Table:
+        """Return all rows; one without a label is a bad one."""
+        return read_table(self.path, [self.text, self.label], skip_bad_rows=self.skip_bad_rows, filled=[self.label])
 
     def texts(self) -> Iterator[str]:
         """Yield the texts."""
@@ -80,7 +80,7 @@ class Corpus:
     """Whole texts."""
     validation: Part
     test_file: LabelledFile
-    """Not read before the end."""
+    """Its labels are checked at the start, its texts not read before the end."""
     seen: set[int]
     """Hashes of the texts of the training file that are not in the test part."""
     fingerprints: dict[str, dict[str, str | int]]
@@ -97,19 +97,14 @@ def read_corpus(options: ClassifyOptions) -> Corpus:
     file = LabelledFile(options.train, options.text, options.label, options.skip_bad_rows)
     names: list[str] = []
     hashes: list[int] = []
-    first: list[str] = []
     empty = 0
-    table = file.table([options.text, options.label])
+    table = file.table()
     for row in table:
         text = row[options.text]
         names.append(row[options.label].strip())
         hashes.append(hash(text.strip()))
         empty += not text.strip()
-        if len(first) < 1000:
-            first.append(text)
-    notes = []
-    if table.skipped:
-        notes.append(f"{len(table.skipped)} bad rows of {options.train} left out, the first: {table.skipped[0]}")
+    notes = _skipped(table)
     if empty:
         notes.append(f"{empty} empty texts in {options.train}; they are kept, as texts of length 0")
     labels = _classes(options, names)
@@ -124,13 +119,14 @@ def read_corpus(options: ClassifyOptions) -> Corpus:
         )
     if options.test:
         test_file = LabelledFile(options.test, options.text, options.label, options.skip_bad_rows)
-        _check_labels(test_file, labels)
+        notes += _check_labels(test_file, labels)
     else:
         test_file = LabelledFile(options.train, options.text, options.label, options.skip_bad_rows, test)
         notes.append(f"no --test given: {len(test)} rows of {options.train}, drawn by chance, are the test part")
-    tokenizer = Tokenizer(guess_kind(first) if options.tokens == "auto" else options.tokens)
+    learned = _only(file, train)
+    tokenizer = Tokenizer(guess_kind(learned.texts()) if options.tokens == "auto" else options.tokens)
     vocabulary, sequences = index_tokens(
-        (tokenizer(text) for text in _only(file, train).texts()), options.vocabulary, options.min_count
+        (tokenizer(text) for text in learned.texts()), options.vocabulary, options.min_count
     )
     encoder = Encoder(tokenizer, vocabulary, options.max_length, options.keep)
     outside = set(test.tolist())
@@ -172,13 +168,13 @@ def read_test(corpus: Corpus) -> tuple[Part, list[str]]:
     return part._replace(labels=_numbers(corpus.labels, names)), notes
 
 
-def read_labelled(file: LabelledFile, encoder: Encoder, labels: list[str]) -> Part:
-    """Read all rows of another file, for a trained network to be scored on.
+def read_labelled(file: LabelledFile, encoder: Encoder, labels: list[str]) -> tuple[Part, list[str]]:
+    """Read all rows of another file, for a trained network to be scored on, and what a person should know of them.
 
     Raises:
         InputError: a file or row that cannot be read, or a label that the network does not know.
     """
-    _check_labels(file, labels)
+    notes = _check_labels(file, labels)
     names: list[str] = []
 
     def texts() -> Iterator[str]:
@@ -187,7 +183,7 @@ def read_labelled(file: LabelledFile, encoder: Encoder, labels: list[str]) -> Pa
             yield text
 
     sequences = encoder(texts())
-    return Part(sequences, _numbers(labels, names))
+    return Part(sequences, _numbers(labels, names)), notes
 
 
 def split(numbers: Rows, validation: float, test: float) -> tuple[Rows, Rows, Rows]:
@@ -233,20 +229,27 @@ def _classes(options: ClassifyOptions, names: list[str]) -> list[str]:
             f"{options.train}: the column {options.label!r} holds a different value in each of {len(names)} rows; "
             "name the column of the classes with --label"
         )
-    numeric = all(name.lstrip("-").isdecimal() for name in counts)
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in counts)
     return sorted(counts, key=(lambda name: (int(name), name)) if numeric else None)
 
 
-def _check_labels(file: LabelledFile, labels: list[str]) -> None:
-    known = set(labels)
-    for number, row in enumerate(file.table([file.text, file.label]), start=1):
+def _check_labels(file: LabelledFile, labels: list[str]) -> list[str]:
+    """See that the labels of a file are known; return what a person should know of its bad rows."""
+    known, table = set(labels), file.table()
+    for row in table:
         name = row[file.label].strip()
         if name not in known:
             shown = ", ".join(islice(labels, 10)) + (", ..." if len(labels) > 10 else "")
             raise InputError(
-                f"{file.path}, row {number}: the label {name!r} is not among those of the training data, {shown}; "
+                f"{file.path}, {table.place}: the label {name!r} is not among those of the training data, {shown}; "
                 "correct it, or take such rows out"
             )
+    return _skipped(table)
+
+
+def _skipped(table: Table) -> list[str]:
+    count = len(table.skipped)
+    return [f"{count} bad rows of {table.path} left out, the first: {table.skipped[0]}"] if count else []
 
 
 def _numbers(labels: list[str], names: list[str]) -> Rows:

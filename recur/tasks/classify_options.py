@@ -123,7 +123,7 @@ class ClassifyOptions(TrainingOptions):
             require(self, name, lambda value: len(value) > 0, "given")
             if len(set(values)) < len(values):
                 raise InputError(f"{flag(name)} must name each one once, got {', '.join(map(str, values))}")
-        require(self, "seed", lambda seeds: min(seeds) >= 0, "0 or greater")
+        require(self, "seed", lambda seeds: min(seeds) >= 0 and max(seeds) < 2**32, "from 0 to 4294967295")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite must not be given together; leave one out")
         if self.freeze_embedding and self.vectors is None:

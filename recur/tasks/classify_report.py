@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -65,7 +66,11 @@ def compose_report(result: Result) -> Report:
             Section("Learning", _learning_text(result), list(_learning(result))),
             Section("Confusion", f"Of {best.trained.name}, on the test part.", [_confusion(result)]),
             Section("Worst mistakes", "Wrong answers that were given with the most confidence.", [_mistakes(result)]),
-            Section("Use it", "On texts of your own:", [Command(f'recur predict {result.options.folder} "a text"')]),
+            Section(
+                "Use it",
+                "On texts of your own:",
+                [Command(shlex.join(["recur", "predict", str(result.options.folder), "a text"]))],
+            ),
             Section("Details", "", [_data_table(result), *_growth(result), _settings(result)]),
         ],
         created=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -90,7 +95,7 @@ def _lead(result: Result, rival: str | None, reached: float | None) -> str:
 
 def _comparison_text(result: Result) -> str:
     seeds = max(len(group) for group in result.cells.values())
-    text = "Share of right answers on the test part, which was read once, at the end."
+    text = "Share of right answers on the test part, which was scored once, at the end."
     if seeds > 1:
         return f"{text} The whiskers of the networks are 95% intervals of the mean over {seeds} seeds (Student's t)."
     return f"{text} The whiskers are 95% intervals for the number of test texts (Wilson)."

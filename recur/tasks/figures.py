@@ -52,6 +52,8 @@ class Scores:
     rows: int
     confusion: list[list[int]]
     """confusion[true][predicted], in rows."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the rows."""
 
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Scores:

@@ -1,6 +1,7 @@
 """pytorch-lightning as the motor of `Training`: devices, precision, the order of the calls. Imported only to train."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from recur.tasks.interrupt import Interrupted
 from recur.tasks.training import SizedBatches, Training
 
 
@@ -90,5 +92,7 @@ def run(training: Training, validation: SizedBatches) -> None:
         try:
             trainer.fit(_Module(training, validation))
         except SystemExit as error:
-            # what Lightning makes of Ctrl-C
+            # what Lightning makes of SIGTERM, and of a second Ctrl-C
+            if training.stop.signum == signal.SIGTERM:
+                raise Interrupted(signal.SIGTERM, training.folder) from error
             raise KeyboardInterrupt from error

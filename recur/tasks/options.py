@@ -106,6 +106,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             values = tomllib.load(file)
     except FileNotFoundError:
         raise InputError(f"--options {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"--options {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--options {path} is not a TOML file: {error}") from error
     return {key.replace("-", "_"): value for key, value in values.items()}

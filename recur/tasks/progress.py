@@ -1,5 +1,6 @@
 """What a person sees while a network is trained: a bar on a terminal, a line per epoch elsewhere."""
 
+import os
 import shutil
 import sys
 import time
@@ -7,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Prints the course of training to `stream`, standard error by default.
+    """Prints the course of training to `stream`, standard error by default, as long as that takes it.
 
     Args:
         label: what is trained, in front of every line.
@@ -21,7 +22,7 @@ class Progress:
         self._drawn = 0.0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
-        """Redraw the bar: epochs and steps from 1, the mean loss of the epoch so far, the seconds left."""
+        """Redraw the bar: epochs and steps from 1, the epoch's mean loss so far, the seconds left for this network."""
         now = time.monotonic()
         if not self.live or now - self._drawn < 0.1:
             return
@@ -29,7 +30,8 @@ class Progress:
         full = round(20 * step / steps)
         bar = "━" * full + " " * (20 - full)
         self._rewrite(
-            f"{self.label}epoch {epoch}/{epochs} {bar} {step}/{steps}  loss {loss:.4f}  {best}{duration(left)} left"
+            f"{self.label}epoch {epoch}/{epochs} {bar} {step}/{steps}  loss {loss:.4f}  "
+            f"{best}{duration(left)} left for this network"
         )
 
     def epoch(self, epochs: int, line: dict[str, Any], monitor: str, is_best: bool) -> None:
@@ -49,11 +51,21 @@ class Progress:
         """Print a line of its own."""
         if self.live:
             self._rewrite("")
-        print(text, file=self.stream, flush=True)
+        self._print(text + "\n")
 
     def _rewrite(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r\033[K{text[:width]}", end="", file=self.stream, flush=True)
+        self._print(f"\r\033[K{text[:width]}")
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, end="", file=self.stream, flush=True)
+        except OSError:
+            # the terminal or the reader of the pipe has gone: training goes on, and what follows, the flush at exit
+            # included, goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
 
 
 def duration(seconds: float) -> str:

@@ -1,11 +1,16 @@
 """The run folder: made without destroying anything, written file by file as a whole, read with errors that say which.
 
 It holds config.json, model.safetensors, metrics.jsonl, metrics.json, report.html and trainer.ckpt, and can be moved.
+While a process works in it there is also .lock, with the number of the process.
 """
 
 import json
 import os
 import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,87 @@ from torch import nn
 from recur.errors import InputError, RunError
 from recur.files import write_atomic, write_json
 
+if sys.platform != "win32":
+    import fcntl
+
 FILES = {"config.json", "model.safetensors", "metrics.jsonl", "metrics.json", "report.html", "trainer.ckpt"}
+LOCK = ".lock"
+LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\d+\.tmp")
+
+
+class _Damaged(RunError):
+    """config.json is missing or cannot be understood."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder until the context is left or this process ends, however it ends.
+
+    Where the system or the file system knows no locks, nobody is kept out.
+
+    Args:
+        folder: made with its parents.
+
+    Raises:
+        RunError: another process is in it, or it cannot be made or written.
+    """
+    make_folder(folder)
+    path = folder / LOCK
+    with _naming(folder, "locked"):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _take(file, path):
+            holder = os.read(file, 20).decode() or "unknown"
+            raise RunError(f"{folder} is in use by process {holder}; wait for it or stop it")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(file)
+
+
+def _take(file: int, path: Path) -> bool:
+    """Lock an open file and write the number of this process into it; False if another process has it."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+        try:
+            # who had it may have left, and deleted it, since it was opened here
+            if not os.path.samestat(os.fstat(file), path.stat()):
+                return False
+        except FileNotFoundError:
+            return False
+    # on a full disk the lock holds without the number
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.write(file, str(os.getpid()).encode())
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents; one that is there is left as it is.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    with _naming(folder, "made"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _naming(folder: Path, what: str) -> Iterator[None]:
+    """Turn an error of the file system into one that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"{folder} could not be {what}: {reason}; give another folder with --out") from error
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -30,15 +115,18 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give another folder with --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / "config.json").is_file():
-            raise RunError(f"{folder} holds other files than those of a run; give another folder with --out")
-        if not overwrite:
-            raise RunError(
-                f"{folder} holds a run already; carry it on with --resume, replace it with --overwrite, "
-                "or give another folder with --out"
-            )
+    found = _names(folder)
+    if not found:
+        return
+    try:
         read_config(folder)
+        held = "holds a run already; carry it on with --resume,"
+    except _Damaged:
+        if not found <= FILES:
+            raise RunError(f"{folder} holds other files than those of a run; give another folder with --out") from None
+        held = "holds the rest of a damaged run;"
+    if not overwrite:
+        raise RunError(f"{folder} {held} replace it with --overwrite, or give another folder with --out")
 
 
 def create_run(folder: Path, *, overwrite: bool) -> None:
@@ -49,31 +137,41 @@ def create_run(folder: Path, *, overwrite: bool) -> None:
         overwrite: delete the files of a run that is there, and nothing else.
 
     Raises:
-        RunError: as `check_free`, or the folder cannot be made.
+        RunError: as `check_free`, or the folder cannot be made or emptied.
     """
     check_free(folder, overwrite=overwrite)
-    if (folder / "config.json").is_file():
-        _delete_run(folder)
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} could not be made: {error.strerror}; give another folder with --out") from error
-
-
-def _delete_run(folder: Path) -> None:
-    members = [folder / name for name in read_config(folder).get("members", [])]
+        members = [folder / name for name in read_config(folder).get("members", [])]
+    except _Damaged:
+        members = []
     for part in filter(Path.is_dir, [*members, folder]):
         clear_leftovers(part)
-        for name in FILES:
-            (part / name).unlink(missing_ok=True)
-        if part != folder and not any(part.iterdir()):
-            part.rmdir()
+        with _naming(part, "emptied"):
+            for name in FILES & _names(part):
+                (part / name).unlink()
+            if part != folder and not any(part.iterdir()):
+                part.rmdir()
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names of what is in a folder, but for the lock and half-written files."""
+    if not folder.is_dir():
+        return set()
+    with _naming(folder, "read"):
+        return {path.name for path in folder.iterdir() if path.name != LOCK and not LEFTOVER.fullmatch(path.name)}
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete the half-written files that a killed process left."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
+    """Delete the half-written files that a killed process left.
+
+    Raises:
+        RunError: they cannot be deleted.
+    """
+    with _naming(folder, "emptied"):
+        for path in folder.iterdir():
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink()
 
 
 def versions() -> dict[str, str]:
@@ -102,8 +200,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise RunError(f"{folder} is not a run folder: there is no such folder")
     if not path.is_file():
-        raise RunError(f"{folder} is not a run folder: it has no config.json")
-    config = _read_json(path)
+        raise _Damaged(f"{folder} is not a run folder: it has no config.json")
+    try:
+        config = _read_json(path)
+    except ValueError as error:
+        raise _Damaged(f"{path} is damaged: {error}; train again with --overwrite") from error
     if not isinstance(config, dict) or config.get("recur") != "run":
         raise RunError(f"{path} is not that of a run")
     return config
@@ -118,15 +219,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     if not path.is_file():
         raise RunError(f"{folder} is not finished: it has no metrics.json; carry it on with --resume")
-    metrics: dict[str, Any] = _read_json(path)
+    try:
+        metrics: dict[str, Any] = _read_json(path)
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}; delete it, and --resume writes it again") from error
     return metrics
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -139,13 +241,15 @@ def save_model(folder: Path, model: nn.Module) -> None:
         try:
             save_file(state, beside)
         except SafetensorError as error:
-            raise OSError(None, str(error)) from error
+            # a full disk is known by its number alone
+            number = re.search(r"\(os error (\d+)\)", f"{error}")
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(f"{error}")) from error
         # safetensors makes its files readable by their owner only, unlike all others in the folder
         umask = os.umask(0)
         os.umask(umask)
         beside.chmod(0o666 & ~umask)
 
-    write_atomic(folder / "model.safetensors", write)
+    write_atomic(folder / "model.safetensors", write, when_full="free some space, then carry on with --resume")
 
 
 def load_model(folder: Path, model: nn.Module) -> None:

@@ -333,5 +333,8 @@ def train(
             training.load()
         if not training.finished:
             run(training, validation)
+        if stop.signum is not None:
+            # asked for in the last epoch: this network is done, what would come after it is not
+            raise Interrupted(stop.signum, folder)
     training.model.load_state_dict(training.best)
     return training
