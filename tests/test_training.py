@@ -159,6 +159,27 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_wish_to_stop_in_the_last_validation_is_heard(tmp_path, signum):
+    whole = fit(tmp_path / "whole", epochs=2)
+
+    class Line2(Line):
+        def measure(self, batch):
+            measured = super().measure(batch)
+            if not self.model.training and epochs[-1] == 1:
+                epochs.append(2)  # once
+                os.kill(os.getpid(), signum)
+            return measured
+
+    epochs: list[int] = []
+    with pytest.raises(Interrupted) as stopped:
+        fit(tmp_path / "run", at=lambda epoch, i: epochs.append(epoch), objective=Line2(), epochs=2)
+    assert stopped.value.signum == signum
+    resumed = fit(tmp_path / "run", resume=True, epochs=2)
+    assert len(resumed.history) == 2
+    assert torch.equal(weights(whole), weights(resumed))
+
+
 def test_early_stopping_counts_epochs_without_improvement(tmp_path):
     training = fit(tmp_path, epochs=50, patience=2, learning_rate=1e-9)
     best = training.best_epoch
