@@ -42,7 +42,13 @@ class _Lengths(nn.RNNBase):
     @property
     def cell(self) -> Cell:
         """The equation that this layer runs."""
-        raise NotImplementedError
+        match self.mode:
+            case "LSTM":
+                return LSTMP() if self.proj_size else LSTMEquation()
+            case "GRU":
+                return GRUEquation()
+            case _:
+                return Elman(str(self.nonlinearity))
 
     def weights(self) -> list[list[Weights]]:
         """Return the weights of each layer and direction."""
@@ -170,11 +176,6 @@ class RNN(_Lengths, nn.RNN):
         (torch.Size([2, 5, 8]), torch.Size([1, 2, 8]))
     """
 
-    @property
-    def cell(self) -> Cell:
-        """The equation that this layer runs."""
-        return Elman(self.nonlinearity)
-
 
 class LSTM(_Lengths, nn.LSTM):
     """Long short-term memory, in place of `torch.nn.LSTM`; the equation is `recur.cells.LSTM`.
@@ -191,11 +192,6 @@ class LSTM(_Lengths, nn.LSTM):
         (torch.Size([2, 5, 8]), torch.Size([1, 2, 8]))
     """
 
-    @property
-    def cell(self) -> Cell:
-        """The equation that this layer runs."""
-        return LSTMP() if self.proj_size else LSTMEquation()
-
 
 class GRU(_Lengths, nn.GRU):
     """Gated recurrent unit, in place of `torch.nn.GRU`; the equation is `recur.cells.GRU("after", "old")`.
@@ -211,8 +207,3 @@ class GRU(_Lengths, nn.GRU):
         >>> output.shape, h.shape
         (torch.Size([2, 5, 8]), torch.Size([1, 2, 8]))
     """
-
-    @property
-    def cell(self) -> Cell:
-        """The equation that this layer runs."""
-        return GRUEquation()
