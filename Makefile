@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Linux's default torch wheels bring CUDA, several GB; RECUR_CUDA=1 asks for them. The CPU index is used for the torch
 # line only, and not where pip already has an index or wheel folder of its own.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+# by path, so that `import recur` also works from the folder that a clone named recur lies in
+EDITABLE := --config-settings editable_mode=compat
 TORCH_INDEX = $(if $(RECUR_CUDA),,$(shell [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -m pip config list | grep -qE 'find-links|index-url' && echo --index-url https://download.pytorch.org/whl/cpu))
 
 .PHONY: demo test check format lint types docs clean
@@ -43,15 +45,15 @@ $(VENV)/torch: constraints.txt
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml
-	$(PIP) -e '.[train]'
+	$(PIP) $(EDITABLE) -e '.[train]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch pyproject.toml
-	$(PIP) -e '.[dev]'
+	$(PIP) $(EDITABLE) -e '.[dev]'
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
-	$(PIP) -e '.[docs]'
+	$(PIP) $(EDITABLE) -e '.[docs]'
 	touch $@
 
 clean:
