@@ -32,7 +32,7 @@ LOCK = ".lock"
 LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\d+\.tmp")
 
 
-class _Damaged(RunError):
+class DamagedRun(RunError):
     """config.json is missing or cannot be understood."""
 
 
@@ -121,7 +121,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     try:
         read_config(folder)
         held = "holds a run already; carry it on with --resume,"
-    except _Damaged:
+    except DamagedRun:
         if not found <= FILES:
             raise RunError(f"{folder} holds other files than those of a run; give another folder with --out") from None
         held = "holds the rest of a damaged run;"
@@ -143,7 +143,7 @@ def create_run(folder: Path, *, overwrite: bool) -> None:
     make_folder(folder)
     try:
         members = [folder / name for name in read_config(folder).get("members", [])]
-    except _Damaged:
+    except DamagedRun:
         members = []
     for part in filter(Path.is_dir, [*members, folder]):
         clear_leftovers(part)
@@ -200,11 +200,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise RunError(f"{folder} is not a run folder: there is no such folder")
     if not path.is_file():
-        raise _Damaged(f"{folder} is not a run folder: it has no config.json")
+        raise DamagedRun(f"{folder} is not a run folder: it has no config.json")
     try:
         config = _read_json(path)
     except ValueError as error:
-        raise _Damaged(f"{path} is damaged: {error}; train again with --overwrite") from error
+        raise DamagedRun(f"{path} is damaged: {error}; train again with --overwrite") from error
     if not isinstance(config, dict) or config.get("recur") != "run":
         raise RunError(f"{path} is not that of a run")
     return config
