@@ -3,12 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Linux's default torch wheels bring CUDA, several GB; RECUR_CUDA=1 asks for them. The CPU index is used for the torch
-# line only, and not where pip already has an index or wheel folder of its own.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 # by path, so that `import recur` also works from the folder that a clone named recur lies in
 EDITABLE := --config-settings editable_mode=compat
-TORCH_INDEX = $(if $(RECUR_CUDA),,$(shell [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -m pip config list | grep -qE 'find-links|index-url' && echo --index-url https://download.pytorch.org/whl/cpu))
 
 .PHONY: demo test check format lint types docs clean
 .DELETE_ON_ERROR:
@@ -39,9 +36,14 @@ types: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
+# Linux's default torch wheels bring CUDA, several GB; RECUR_CUDA=1 asks for them. The CPU index is used for the torch
+# line only, and not where pip already has an index or wheel folder of its own.
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH_INDEX) torch
+	index=; if [ -z "$(RECUR_CUDA)" ] && [ "$$(uname -s)" = Linux ] && \
+	    ! $(BIN)/python -m pip config list | grep -qE 'find-links|index-url'; \
+	then index='--index-url https://download.pytorch.org/whl/cpu'; fi; \
+	$(PIP) $$index torch
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml

@@ -396,5 +396,8 @@ def test_labels_that_look_like_numbers(files, tmp_path):
 
 def test_vectors_of_another_language_are_refused(files, tmp_path):
     (tmp_path / "v.txt").write_text("好 1 2\n坏 3 4\n", encoding="utf-8")
+    before = (run(files, tmp_path) / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match=r"v\.txt has none of the \d+ words of the texts"):
-        run(files, tmp_path, vectors=str(tmp_path / "v.txt"))
+        run(files, tmp_path, vectors=str(tmp_path / "v.txt"), overwrite=True)
+    # the run that was to be replaced is still there
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before

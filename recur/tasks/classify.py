@@ -78,6 +78,12 @@ def train_classify(options: ClassifyOptions, progress: Progress | None = None) -
     progress.say(f"reading {options.train}")
     corpus = read_corpus(options)
     vectors = read_vectors(options.vectors, corpus.encoder.vocabulary) if options.vectors else None
+    if vectors is not None and not vectors.words:
+        # before the folder is touched: a run that is to be overwritten must outlive a wrong file
+        raise InputError(
+            f"--vectors {options.vectors} has none of the {len(corpus.encoder.vocabulary.words)} words of the texts; "
+            "give vectors of their language and spelling, or leave it out"
+        )
     for note in corpus.notes:
         progress.say(f"note: {note}")
     with locked(folder):
@@ -149,14 +155,19 @@ def _open_run(options: ClassifyOptions, corpus: Corpus) -> None:
             check_same_data(name, stored.get(name, {}), found)
         return
     create_run(folder, overwrite=options.overwrite)
-    config = {
+    named = {"members": [member.folder.name for member in members]} if len(members) > 1 else {}
+    write_config(folder, _origin(options, corpus) | named)
+
+
+def _origin(options: ClassifyOptions, corpus: Corpus) -> dict[str, Any]:
+    """Return what config.json says of where a run comes from."""
+    return {
         "task": "classify",
         "options": options.plain(),
         "data": corpus.fingerprints,
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_config(folder, config | ({"members": [m.folder.name for m in members]} if len(members) > 1 else {}))
 
 
 def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors | None, progress: Progress) -> Trained:
@@ -167,34 +178,20 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
     seed_all(seed)
     network = network_config(options, len(encoder.vocabulary), len(corpus.labels), vectors.size if vectors else None)
     matrix, coverage = vectors.table(encoder.vocabulary, seed) if vectors else (None, None)
+    cut = [part._replace(sequences=encoder.cut(part.sequences)) for part in (corpus.train, corpus.validation)]
+    texts = cut[0].sequences
     if network.evidence:
         # no more rows than there can be n-grams, so that small data make small files
-        tokens = int(encoder.cut(corpus.train.sequences).lengths.sum())
-        rows = min(options.evidence_buckets, max(1024, 1 << tokens.bit_length()))
+        rows = min(options.evidence_buckets, max(1024, 1 << len(texts.values).bit_length()))
         network = dataclasses.replace(network, evidence_buckets=rows)
     model = Classifier(network, matrix=None if matrix is None else torch.from_numpy(matrix))
-    config = {
-        "task": "classify",
-        "options": options.plain(),
-        "seed": seed,
-        "parameters": model.parameter_count,
-        "data": corpus.fingerprints,
-        "versions": versions(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
     if not (options.resume and (folder / "trainer.ckpt").exists()):
-        write_config(folder, config | describe(encoder, network, corpus.labels))
+        own = {"seed": seed, "parameters": model.parameter_count} | describe(encoder, network, corpus.labels)
+        write_config(folder, _origin(options, corpus) | own)
     progress.label = f"{cell}, seed {seed}  "
     if coverage is not None:
         progress.say(f"{coverage:.1%} of the {len(encoder.vocabulary.words)} words have a vector in {options.vectors}")
-        if not coverage:
-            raise InputError(
-                f"--vectors {options.vectors} has none of the {len(encoder.vocabulary.words)} words of the texts; "
-                "give vectors of their language and spelling, or leave it out"
-            )
-    cut = [part._replace(sequences=encoder.cut(part.sequences)) for part in (corpus.train, corpus.validation)]
     if model.evidence is not None:
-        texts = cut[0].sequences
         counted = (texts.values, texts.lengths, cut[0].labels)
         model.evidence.count(*(torch.from_numpy(np.asarray(values, dtype=np.int64)) for values in counted))
     batches = LengthBatches(*cut[0], options.batch_size, seed)
