@@ -41,7 +41,7 @@ docs: $(VENV)/installed-docs
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	index=; if [ -z "$(RECUR_CUDA)" ] && [ "$$(uname -s)" = Linux ] && \
-	    ! $(BIN)/python -m pip config list | grep -qE 'find-links|index-url'; \
+	    ! $(BIN)/python -m pip config list | grep -E 'find-links|index-url' >/dev/null; \
 	then index='--index-url https://download.pytorch.org/whl/cpu'; fi; \
 	$(PIP) $$index torch
 	touch $@
