@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "files",
     "cells",
+    "compiler",
     "scan",
     "layers",
     "gradients",

@@ -11,8 +11,8 @@
 
 `x.g` is the input's share of gate `g`, W_g x_t + b_g, with shape [B, H]; `U.g(v)` is the recurrent product of gate `g`
 with a vector v, [B, H] -> [B, H]; `s` holds the states of the step before. Two more arguments may be asked for by name:
-`p`, per-unit parameters [H] such as peepholes (`units` names them), and `P`, the projection [B, H] -> [B, P]
-(`projected = True`). A cell holds no weights: a layer owns them and hands them in, so one equation serves every layer.
+`p`, per-unit parameters [H] such as peepholes (`units` names them), `P`, the projection [B, H] -> [B, P]
+(`projected = True`), and `m`, masks [B, H] that are given anew at every step (`masks` names them), as zoneout needs. A cell holds no weights: a layer owns them and hands them in, so one equation serves every layer.
 """
 
 import inspect
@@ -104,6 +104,7 @@ class Cell:
         recurrent: those of the gates that have a recurrent product, and so a matrix U; all of them by default.
         state: the states' names; `h` is the output and must be among them.
         units: names of per-unit parameters [H], handed to `step` as `p`.
+        masks: names of per-step masks [B, H], handed to `step` as `m`.
         starts: value that a per-unit parameter starts at, by name; the others are drawn like the weights.
         keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
@@ -112,13 +113,14 @@ class Cell:
 
     Errors:
         InputError when the class is defined: `h` is no state, a name is no identifier or is used twice,
-        or `step` asks for something other than x, U, s, p, P.
+        or `step` asks for something other than x, U, s, p, P, m.
     """
 
     gates: ClassVar[str]
     recurrent: ClassVar[str | None] = None
     state: ClassVar[str] = "h"
     units: ClassVar[str] = ""
+    masks: ClassVar[str] = ""
     starts: ClassVar[Mapping[str, float]] = {}
     keep: str = ""
     projected: ClassVar[bool] = False
@@ -131,7 +133,7 @@ class Cell:
 
     def __init_subclass__(cls) -> None:
         """Check the declaration once, where the class is written."""
-        declared = {"step", "gates", "recurrent", "state", "units", "projected"} & vars(cls).keys()
+        declared = {"step", "gates", "recurrent", "state", "units", "masks", "projected"} & vars(cls).keys()
         if "kernel" in vars(cls):
             cls._changed = False
         elif hasattr(cls, "_arguments") and declared:
@@ -140,7 +142,7 @@ class Cell:
             raise InputError(f"cell {cls.__name__} must define `step(x, U, s)`")
         if not hasattr(cls, "gates"):
             raise InputError(f"cell {cls.__name__} must name its gates, such as gates = 'r z n'")
-        for kind in ("gates", "recurrent", "state", "units"):
+        for kind in ("gates", "recurrent", "state", "units", "masks"):
             names = (getattr(cls, kind) or "").split()
             bad = [name for name in names if not name.isidentifier() or names.count(name) > 1]
             if bad:
@@ -166,10 +168,10 @@ class Cell:
             names = names[1:]
         else:
             cls.step = staticmethod(function)
-        unknown = [name for name in names if name not in ("x", "U", "s", "p", "P")]
+        unknown = [name for name in names if name not in ("x", "U", "s", "p", "P", "m")]
         if unknown:
             raise InputError(
-                f"cell {cls.__name__}: `step` may ask for x, U, s, p and P, found {unknown[0]!r} "
+                f"cell {cls.__name__}: `step` may ask for x, U, s, p, P and m, found {unknown[0]!r} "
                 f"({function.__code__.co_filename}, line {function.__code__.co_firstlineno})"
             )
         cls._arguments = tuple(names)
@@ -199,9 +201,16 @@ class Cell:
         """The per-unit parameters' names."""
         return tuple(self.units.split())
 
-    def advance(self, x: Gates, U: Products, s: State, p: Units, P: Projection | None) -> State:
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """The per-step masks' names."""
+        return tuple(self.masks.split())
+
+    def advance(
+        self, x: Gates, U: Products, s: State, p: Units, P: Projection | None, m: Units | None = None
+    ) -> State:
         """Return the state after one step; `step` gets those of the arguments that it asks for."""
-        given = {"x": x, "U": U, "s": s, "p": p, "P": P}
+        given = {"x": x, "U": U, "s": s, "p": p, "P": P, "m": m}
         new = self.step(**{name: given[name] for name in self._arguments})
         if not isinstance(new, State) or tuple(new._values) != self.state_names:
             # the order of keywords in `State(...)` is free
@@ -244,12 +253,16 @@ def log(v: Tensor) -> Tensor:
 
 def maximum(v: Tensor, w: Tensor | float) -> Tensor:
     """Return the larger of v and w, elementwise."""
-    return torch.maximum(v, torch.as_tensor(w, dtype=v.dtype, device=v.device))
+    if isinstance(v, Tensor) and not isinstance(w, Tensor):
+        w = torch.as_tensor(w, dtype=v.dtype, device=v.device)
+    return v.maximum(w)
 
 
 def minimum(v: Tensor, w: Tensor | float) -> Tensor:
     """Return the smaller of v and w, elementwise."""
-    return torch.minimum(v, torch.as_tensor(w, dtype=v.dtype, device=v.device))
+    if isinstance(v, Tensor) and not isinstance(w, Tensor):
+        w = torch.as_tensor(w, dtype=v.dtype, device=v.device)
+    return v.minimum(w)
 
 
 def where(condition: Tensor, v: Tensor | float, w: Tensor | float) -> Tensor:

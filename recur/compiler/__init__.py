@@ -1,0 +1,1 @@
+"""From equation to kernel: trace, differentiate, plan, emit, run."""

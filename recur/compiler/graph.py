@@ -1,0 +1,563 @@
+"""The equation as a graph: `trace` runs a cell's `step` once on symbols and records what it computes."""
+
+import linecache
+import math
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import torch
+
+from recur.cells.cell import Cell, Gates, Named, Products, State, Units
+from recur.errors import InputError
+
+# what a node is worth: one number per unit, per projected output, per row, or the same everywhere
+UNITS, OUTPUTS, ROW, CONSTANT = "H", "P", "row", "const"
+
+UNARY = ("neg", "sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt")
+BINARY = ("add", "sub", "mul", "div", "max", "min")
+COMPARE = ("gt", "ge", "lt", "le", "eq", "ne")
+SUPPORTED = (
+    "+ - * / ** with numbers and values, comparisons, sigmoid, tanh, relu, exp, log, abs, sqrt, maximum, minimum, where, "
+    "mean and normalize over the units"
+)
+
+
+class Node:
+    """One value of the equation; `args` are the values it is computed from.
+
+    Leaves are `x` and `unit` and `mask` and `state` (`name` says which), `const` (`value`), and `share` (1 / the number of
+    units). `product` is the recurrent product of gate `name` with `args[0]`, `project` the projection of `args[0]`, `sum`
+    a sum over the units; the others are elementwise. Nodes are made by a `Graph`, equal ones only once.
+    """
+
+    __slots__ = ("args", "dim", "graph", "name", "number", "op", "value")
+
+    def __init__(self, graph: "Graph", number: int, op: str, args: tuple["Node", ...], name: str, value: float, dim: str):
+        self.graph, self.number, self.op, self.args, self.name, self.value = graph, number, op, args, name, value
+        self.dim = dim
+
+    def __repr__(self) -> str:
+        inner = ", ".join(filter(None, [self.name, *(f"%{arg.number}" for arg in self.args)]))
+        return f"%{self.number} = {self.op}({inner})" if self.op != "const" else f"{self.value!r}"
+
+
+class Graph:
+    """Nodes of one equation, each kept once; small algebraic identities are applied where nodes are made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._known: dict[tuple[Any, ...], Node] = {}
+
+    def make(self, op: str, *args: Node, name: str = "", value: float = 0.0, dim: str | None = None) -> Node:
+        """Return the node for `op` of `args`, an existing one if there is an equal one."""
+        if dim is None:
+            dim = self._dim(op, args)
+        key = (op, *(arg.number for arg in args), name, struct.pack("<d", value), dim)
+        if key not in self._known:
+            self._known[key] = Node(self, len(self.nodes), op, args, name, value, dim)
+            self.nodes.append(self._known[key])
+        return self._known[key]
+
+    @staticmethod
+    def _dim(op: str, args: tuple[Node, ...]) -> str:
+        if op in ("x", "unit", "mask", "product"):
+            return UNITS
+        if op in ("sum", "share"):
+            return ROW
+        if op == "project":
+            return OUTPUTS
+        dims = {arg.dim for arg in args} or {CONSTANT}
+        if {UNITS, OUTPUTS} <= dims:
+            raise InputError("a value of the H units and one of the P projected outputs are combined")
+        return next(dim for dim in (UNITS, OUTPUTS, ROW, CONSTANT) if dim in dims)
+
+    def const(self, value: float) -> Node:
+        """Return the constant `value`."""
+        return self.make("const", value=float(value), dim=CONSTANT)
+
+    def unary(self, op: str, a: Node) -> Node:
+        """Return `op` of a."""
+        if a.op == "const" and op == "neg":
+            return self.const(-a.value)
+        if op == "neg" and a.op == "neg":
+            return a.args[0]
+        return self.make(op, a)
+
+    def binary(self, op: str, a: Node, b: Node) -> Node:
+        """Return `op` of a and b."""
+        if a.op == b.op == "const":
+            return self.const(_fold(op, a.value, b.value))
+        match op:
+            case "add" if _is(a, 0):
+                return b
+            case "add" | "sub" if _is(b, 0):
+                return a
+            case "add" if b.op == "neg":
+                return self.binary("sub", a, b.args[0])
+            case "add" if a.op == "neg":
+                return self.binary("sub", b, a.args[0])
+            case "sub" if _is(a, 0):
+                return self.unary("neg", b)
+            case "sub" if b.op == "neg":
+                return self.binary("add", a, b.args[0])
+            case "mul" if _is(a, 1):
+                return b
+            case "mul" | "div" if _is(b, 1):
+                return a
+            case "mul" if a.op == "neg" and b.op == "neg":
+                return self.binary("mul", a.args[0], b.args[0])
+        return self.make(op, a, b)
+
+    def power(self, a: Node, exponent: float) -> Node:
+        """Return a to a constant power."""
+        if exponent == 1:
+            return a
+        if exponent in (2, 3):
+            square = self.binary("mul", a, a)
+            return square if exponent == 2 else self.binary("mul", square, a)
+        if exponent in (-1, -0.5):
+            root = a if exponent == -1 else self.unary("sqrt", a)
+            return self.binary("div", self.const(1), root)
+        if exponent == 0.5:
+            return self.unary("sqrt", a)
+        return self.make("pow", a, value=float(exponent))
+
+    def where(self, condition: Node, a: Node, b: Node) -> Node:
+        """Return a where the condition holds and b elsewhere."""
+        return a if a is b else self.make("where", condition, a, b)
+
+    def sum(self, a: Node, over: str) -> Node:
+        """Return the sum of a over the units (or outputs); what is the same for all of them is counted that often."""
+        return self.make("sum", a) if a.dim == over else self.binary("div", a, self.share(over))
+
+    def share(self, of: str) -> Node:
+        """Return 1 / H or 1 / P."""
+        return self.make("share", name=of)
+
+
+def _is(node: Node, value: float) -> bool:
+    return node.op == "const" and node.value == value
+
+
+def _fold(op: str, a: float, b: float) -> float:
+    match op:
+        case "add":
+            return a + b
+        case "sub":
+            return a - b
+        case "mul":
+            return a * b
+        case "div":
+            return a / b if b else math.copysign(math.inf, a) if a else math.nan
+        case "max":
+            return max(a, b)
+        case _:
+            return min(a, b)
+
+
+class Equation:
+    """A traced cell: its declaration, and for every state the node of its new value.
+
+    `text` says all of it in one line from which `Equation.parse` makes an equal one: it is what an exported program
+    carries, and what kernels are cached under.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        new: Mapping[str, Node],
+        *,
+        gates: Iterable[str],
+        recurrent: Iterable[str],
+        units: Iterable[str] = (),
+        masks: Iterable[str] = (),
+        projected: bool = False,
+    ) -> None:
+        self.graph, self.new = graph, dict(new)
+        self.gates, self.recurrent = tuple(gates), tuple(recurrent)
+        self.units, self.masks, self.projected = tuple(units), tuple(masks), projected
+        self.states = tuple(new)
+        self.text = self._text()
+
+    def dim(self, state: str) -> str:
+        """The dimension of a state: P outputs for the h of a projected cell, else H units."""
+        return OUTPUTS if state == "h" and self.projected else UNITS
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that the new states need, each after its arguments."""
+        return reachable(self.new.values())
+
+    def _text(self) -> str:
+        nodes = self.nodes
+        numbers = {node: n for n, node in enumerate(nodes)}
+        lines = []
+        for node in nodes:
+            extra = node.name or (float(node.value).hex() if node.op in ("const", "pow") else "-")
+            lines.append(" ".join([node.op, extra, node.dim, *(str(numbers[arg]) for arg in node.args)]))
+        head = [self.gates, self.recurrent, self.units, self.masks, ("1" if self.projected else "0",)]
+        result = " ".join(f"{name}={numbers[node]}" for name, node in self.new.items())
+        return "|".join([*(" ".join(part) for part in head), ";".join(lines), result])
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def parse(text: str) -> "Equation":
+        """Return the equation that `text` says."""
+        gates, recurrent, units, masks, projected, body, result = text.split("|")
+        graph, nodes = Graph(), list[Node]()
+        for line in body.split(";"):
+            op, extra, dim, *args = line.split(" ")
+            number = op in ("const", "pow")
+            nodes.append(
+                graph.make(
+                    op,
+                    *(nodes[int(arg)] for arg in args),
+                    name="" if number or extra == "-" else extra,
+                    value=float.fromhex(extra) if number else 0.0,
+                    dim=dim,
+                )
+            )
+        new = {name: nodes[int(n)] for name, n in (pair.split("=") for pair in result.split(" "))}
+        return Equation(
+            graph,
+            new,
+            gates=gates.split(),
+            recurrent=recurrent.split(),
+            units=units.split(),
+            masks=masks.split(),
+            projected=projected == "1",
+        )
+
+
+def reachable(targets: Iterable[Node]) -> list[Node]:
+    """Return the nodes that `targets` need, themselves included, each after its arguments."""
+    seen: dict[Node, None] = {}
+    stack = [(node, False) for node in reversed(list(targets))]
+    while stack:
+        node, ready = stack.pop()
+        if node in seen:
+            continue
+        if ready:
+            seen[node] = None
+        else:
+            stack.append((node, True))
+            stack += [(arg, False) for arg in reversed(node.args)]
+    return list(seen)
+
+
+class NotTraceable(InputError):
+    """The equation holds something that cannot be compiled; the message shows the line and what to write instead."""
+
+
+def trace(cell: Cell) -> Equation:
+    """Return the equation of `cell`; the same object for an equal cell.
+
+    Raises:
+        NotTraceable: `step` does something that cannot be compiled, such as branching on a value.
+    """
+    key = _identity(cell)
+    try:
+        return _traced[key]
+    except (KeyError, TypeError):
+        equation = Equation.parse(_trace(cell).text)
+    try:
+        if len(_traced) > 256:
+            _traced.clear()
+        _traced[key] = equation
+    except TypeError:  # an option that cannot be hashed: traced anew each time
+        pass
+    return equation
+
+
+_traced: dict[Any, Equation] = {}
+
+
+def _identity(cell: Cell) -> Any:
+    """Return what the traced equation depends on: the code of `step`, the cell's options, and names it looks up."""
+    step = getattr(cell.step, "__func__", cell.step)
+    code = getattr(step, "__code__", step)
+    cells = tuple(c.cell_contents for c in getattr(step, "__closure__", None) or ())
+    names = getattr(step, "__globals__", {})
+    looked_up = tuple(names.get(name) for name in getattr(code, "co_names", ()))
+    options = tuple(vars(cell).items())
+    return type(cell), code, cells, looked_up, options, getattr(step, "__defaults__", None)
+
+
+def _trace(cell: Cell) -> Equation:
+    graph = Graph()
+
+    def leaf(op: str, name: str, dim: str | None = None) -> Symbol:
+        return Symbol(graph.make(op, name=name, dim=dim))
+
+    def product(gate: str) -> Callable[[Symbol], Symbol]:
+        def times(vector: Symbol) -> Symbol:
+            if not isinstance(vector, Symbol) or vector.node.dim != (OUTPUTS if cell.projected else UNITS):
+                _refuse(f"U.{gate} is given {_kind(vector)}", "give it a state or another value of the units")
+            return Symbol(graph.make("product", vector.node, name=gate))
+
+        return times
+
+    def project(vector: Symbol) -> Symbol:
+        if not isinstance(vector, Symbol) or vector.node.dim != UNITS:
+            _refuse(f"P is given {_kind(vector)}", "give it a value of the H units")
+        return Symbol(graph.make("project", vector.node, dim=OUTPUTS))
+
+    state = {
+        name: leaf("state", name, OUTPUTS if name == "h" and cell.projected else UNITS) for name in cell.state_names
+    }
+    given: dict[str, Any] = {
+        "x": Gates("gate", {name: leaf("x", name) for name in cell.gate_names}),
+        "U": Products("recurrent product", {name: product(name) for name in cell.recurrent_names}),  # type: ignore[dict-item]
+        "s": State(**state),  # type: ignore[arg-type]
+        "p": Units("per-unit parameter", {name: leaf("unit", name) for name in cell.unit_names}),
+        "P": project if cell.projected else None,
+        "m": Named("mask", {name: leaf("mask", name) for name in cell.mask_names}),
+    }
+    new = cell.advance(**given)
+    values: dict[str, Node] = {}
+    for name, value in new.items():
+        node = _node(graph, value)
+        wanted = state[name].node.dim
+        if node.dim != wanted:
+            raise NotTraceable(
+                f"cell {type(cell).__name__}: `step` must return {name} as {_KINDS[wanted]}, got {_kind(Symbol(node))}"
+            )
+        values[name] = node
+    return Equation(
+        graph,
+        values,
+        gates=cell.gate_names,
+        recurrent=cell.recurrent_names,
+        units=cell.unit_names,
+        masks=cell.mask_names,
+        projected=cell.projected,
+    )
+
+
+class Symbol:
+    """A value of which only the way it is computed is known; behaves like a tensor in an equation."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> "Symbol":
+        name = getattr(function, "__name__", str(function))
+        method = _TORCH.get(name)
+        if method is None:
+            _refuse(f"torch.{name} is not among the operations that can be compiled", f"use {SUPPORTED}")
+        if method == "where":
+            return _where(*args, **(kwargs or {}))
+        first, *rest = args
+        if not isinstance(first, Symbol):
+            graph = next(arg for arg in rest if isinstance(arg, Symbol)).node.graph
+            first = Symbol(_node(graph, first))
+        result: Symbol = getattr(first, method)(*rest, **(kwargs or {}))
+        return result
+
+    def _binary(self, op: str, other: Any, swap: bool = False) -> "Symbol":
+        graph = self.node.graph
+        a, b = self.node, _node(graph, other)
+        if swap:
+            a, b = b, a
+        if {a.dim, b.dim} >= {UNITS, OUTPUTS}:
+            _refuse("a value of the H units meets one of the P projected outputs", "project the one first with P(v)")
+        if op in COMPARE:
+            return Symbol(graph.make(op, a, b))
+        return Symbol(graph.binary(op, a, b))
+
+    def __add__(self, other: Any) -> "Symbol":
+        return self._binary("add", other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> "Symbol":
+        return self._binary("sub", other)
+
+    def __rsub__(self, other: Any) -> "Symbol":
+        return self._binary("sub", other, swap=True)
+
+    def __mul__(self, other: Any) -> "Symbol":
+        return self._binary("mul", other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> "Symbol":
+        return self._binary("div", other)
+
+    def __rtruediv__(self, other: Any) -> "Symbol":
+        return self._binary("div", other, swap=True)
+
+    def __pow__(self, exponent: Any) -> "Symbol":
+        if isinstance(exponent, Symbol):
+            return (self.log() * exponent).exp()
+        return Symbol(self.node.graph.power(self.node, _number(exponent)))
+
+    def __rpow__(self, base: Any) -> "Symbol":
+        return (self * math.log(_number(base))).exp()
+
+    def __neg__(self) -> "Symbol":
+        return self._unary("neg")
+
+    def __gt__(self, other: Any) -> "Symbol":
+        return self._binary("gt", other)
+
+    def __ge__(self, other: Any) -> "Symbol":
+        return self._binary("ge", other)
+
+    def __lt__(self, other: Any) -> "Symbol":
+        return self._binary("lt", other)
+
+    def __le__(self, other: Any) -> "Symbol":
+        return self._binary("le", other)
+
+    def __eq__(self, other: object) -> "Symbol":  # type: ignore[override]
+        return self._binary("eq", other)
+
+    def __ne__(self, other: object) -> "Symbol":  # type: ignore[override]
+        return self._binary("ne", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _unary(self, op: str) -> "Symbol":
+        return Symbol(self.node.graph.unary(op, self.node))
+
+    def sigmoid(self) -> "Symbol":
+        return self._unary("sigmoid")
+
+    def tanh(self) -> "Symbol":
+        return self._unary("tanh")
+
+    def relu(self) -> "Symbol":
+        return self._unary("relu")
+
+    def exp(self) -> "Symbol":
+        return self._unary("exp")
+
+    def log(self) -> "Symbol":
+        return self._unary("log")
+
+    def sqrt(self) -> "Symbol":
+        return self._unary("sqrt")
+
+    def abs(self) -> "Symbol":
+        return self._unary("abs")
+
+    __abs__ = abs
+
+    def square(self) -> "Symbol":
+        return self * self
+
+    def reciprocal(self) -> "Symbol":
+        return 1 / self
+
+    def maximum(self, other: Any) -> "Symbol":
+        return self._binary("max", other)
+
+    def minimum(self, other: Any) -> "Symbol":
+        return self._binary("min", other)
+
+    def mean(self, dim: int = -1, keepdim: bool = True) -> "Symbol":
+        if dim != -1 or not keepdim:
+            _refuse("a mean is taken over something else than the units", "write mean(v), from recur")
+        if self.node.dim not in (UNITS, OUTPUTS):
+            return self
+        graph = self.node.graph
+        return Symbol(graph.binary("mul", graph.sum(self.node, self.node.dim), graph.share(self.node.dim)))
+
+    def sum(self, dim: int = -1, keepdim: bool = True) -> "Symbol":
+        if dim != -1 or not keepdim:
+            _refuse("a sum is taken over something else than the units", "write v.sum(-1, keepdim=True)")
+        if self.node.dim not in (UNITS, OUTPUTS):
+            _refuse(f"a sum is taken of {_kind(self)}", "sum a value of the units")
+        return Symbol(self.node.graph.sum(self.node, self.node.dim))
+
+    def __bool__(self) -> bool:
+        _refuse("a Python branch asks for the value of something that changes at every step", "use where(condition, a, b)")
+
+    def __float__(self) -> float:
+        _refuse("a value that changes at every step is turned into a number", "keep it in the equation")
+
+    __int__ = __index__ = __float__  # type: ignore[assignment]
+
+    def __iter__(self) -> NoReturn:
+        _refuse("a value is taken apart", f"use {SUPPORTED}")
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        _refuse("a value is indexed", "treat all units alike, or use two states")
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        _refuse("a value is changed in place", "compute a new value")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name.endswith("_"):
+            _refuse(f"`.{name}` changes a value in place", "compute a new value")
+        _refuse(f"`.{name}` is not among the operations that can be compiled", f"use {SUPPORTED}")
+
+
+# torch functions and functionals by name, and the method that does the same
+_TORCH = {name: name for name in ("sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt", "maximum", "minimum", "square")}
+_TORCH |= {name: name for name in ("where", "mean", "sum", "reciprocal")}
+_TORCH |= {"add": "__add__", "sub": "__sub__", "mul": "__mul__", "multiply": "__mul__", "div": "__truediv__"}
+_TORCH |= {"divide": "__truediv__", "true_divide": "__truediv__", "neg": "__neg__", "negative": "__neg__"}
+_TORCH |= {"pow": "__pow__", "gt": "__gt__", "ge": "__ge__", "lt": "__lt__", "le": "__le__", "eq": "__eq__", "ne": "__ne__"}
+_TORCH |= {"expit": "sigmoid", "absolute": "abs", "rsub": "__rsub__"}
+
+
+def _where(condition: Any, a: Any, b: Any) -> Symbol:
+    if not isinstance(condition, Symbol) or condition.node.op not in COMPARE:
+        _refuse("the condition of `where` is no comparison", "write one such as where(x.a > 0, v, w)")
+    graph = condition.node.graph
+    return Symbol(graph.where(condition.node, _node(graph, a), _node(graph, b)))
+
+
+def _node(graph: Graph, value: Any) -> Node:
+    return value.node if isinstance(value, Symbol) else graph.const(_number(value))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.requires_grad:
+        return float(value)
+    if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
+        return float(value)
+    _refuse(
+        f"{_kind(value)} stands in the equation",
+        "use numbers, gates x.g, products U.g(v), states s.h and per-unit parameters p.g (`units`)",
+    )
+
+
+_KINDS = {
+    UNITS: "a value of the H units",
+    OUTPUTS: "a value of the P projected outputs",
+    ROW: "a sum or mean over the units",
+    CONSTANT: "a constant",
+}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Symbol):
+        return _KINDS[value.node.dim]
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+
+
+def _refuse(what: str, instead: str) -> NoReturn:
+    """Raise NotTraceable with the line of the equation that is at fault."""
+    frame = sys._getframe(1)
+    own = {__file__, Cell.advance.__code__.co_filename}
+    while frame.f_back is not None and (frame.f_code.co_filename in own or "torch" in frame.f_code.co_filename):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    text = linecache.getline(file, line).strip()
+    raise NotTraceable(
+        f"{file}, line {line}: {text or '?'}\n  cannot be compiled: {what}; {instead}, "
+        "or run it with backend='reference'"
+    )

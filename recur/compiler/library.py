@@ -1,0 +1,145 @@
+"""The compiled functions that every kernel calls: matrix products, packing of weights, sums of outer products.
+
+One module for a dtype and a processor, compiled at the first use and kept on disk by `recur.compiler.machine`.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from recur.compiler import machine, threads
+from recur.compiler.gemm import OuterArgs, RowsArgs, add_gemm, outer_workspace, rows_workspace
+from recur.compiler.ir import Module
+from recur.compiler.packing import add_pack
+from recur.compiler.target import Target, host
+from recur.compiler.tiles import Tiling, add_products
+from recur.compiler.vectormath import Real
+
+__all__ = ["Library", "OuterArgs", "RowsArgs", "library"]
+
+_FUNCTIONS = ("product", "pack", "gemm_rows", "gemm_tn")
+
+
+def library(dtype: torch.dtype) -> "Library":
+    """Return the functions for float32 or float64, for this processor.
+
+    Raises:
+        NotCompilable: machine code cannot be made or loaded here.
+    """
+    return _library(dtype, host())
+
+
+@dataclass(frozen=True)
+class Library:
+    """Addresses of the functions for one dtype, and the layout that they expect."""
+
+    dtype: torch.dtype
+    """float32 or float64."""
+    VL: int
+    """Numbers in a vector."""
+    NC: int
+    """Vectors in a block of packed weights."""
+    MR: int
+    """Rows of the tallest tile."""
+    product: int
+    """Rows times packed weights.
+
+    `void (ptr out, i64 out_stride, ptr w, i64 vectors, ptr rows, i64 count, i64 outer, i64 outer_stride, i64 inner)`:
+    `out[r * out_stride + v * VL + lane]` is the sum over o and k, in this order, of
+    `rows[r][o * outer_stride + k] * w(v, o * inner + k, lane)`. `rows` holds pointers.
+    """
+    pack: int
+    """Weights into blocks, those from `first` to before `last`.
+
+    `void (ptr dst, ptr sources, i64 columns, i64 outer, i64 inner, i64 units, i64 unit_stride, i64 k_stride, i64 first,
+    i64 last)`, see `recur.compiler.packing.add_pack`.
+    """
+
+    gemm_rows: int
+    """Pool function: rows times packed weights to anywhere, `recur.compiler.gemm.RowsArgs`."""
+    gemm_tn: int
+    """Pool function: sums of outer products of rows, `recur.compiler.gemm.OuterArgs`."""
+    tiling: Tiling
+    """How products are cut up."""
+
+    def vectors(self, units: int, columns: int = 1) -> int:
+        """Return how many vectors the packed weights of `columns` matrices [units, K] have."""
+        return -(-units // self.VL) * columns
+
+    def blocks(self, vectors: int) -> int:
+        """Return how many blocks so many vectors fill."""
+        return -(-vectors // self.NC)
+
+    def pack_weights(
+        self,
+        destination: int,
+        sources: list[int],
+        *,
+        columns: int,
+        outer: int,
+        inner: int,
+        units: int,
+        unit_stride: int,
+        k_stride: int,
+    ) -> None:
+        """Pack matrices at the addresses `sources` (`columns * outer` of them) to `destination`.
+
+        That takes `vectors(units, columns) * outer * inner * VL` numbers.
+        """
+        pointers = (ctypes.c_int64 * len(sources))(*sources)
+        last = self.blocks(self.vectors(units, columns))
+        _PACK(self.pack)(
+            destination, ctypes.addressof(pointers), columns, outer, inner, units, unit_stride, k_stride, 0, last
+        )
+
+    def rows_workspace(self, threads: int) -> int:
+        """Return how many bytes `gemm_rows` needs."""
+        return rows_workspace(self.tiling, threads)
+
+    def outer_workspace(self, threads: int, n: int) -> int:
+        """Return how many bytes `gemm_tn` needs for N = n."""
+        return outer_workspace(self.tiling, threads, n)
+
+    def run_rows(self, arguments: dict[RowsArgs, int], count: int = 1) -> None:
+        """Run `gemm_rows` on `count` threads; what is not named is 0."""
+        _run(self.gemm_rows, [arguments.get(name, 0) for name in RowsArgs], count)
+
+    def run_tn(self, arguments: dict[OuterArgs, int], count: int = 1) -> None:
+        """Run `gemm_tn` on `count` threads; what is not named is 0."""
+        _run(self.gemm_tn, [arguments.get(name, 0) for name in OuterArgs], count)
+
+
+def _run(function: int, arguments: list[int], count: int) -> None:
+    array = (ctypes.c_int64 * len(arguments))(*arguments)
+    threads.run(function, ctypes.addressof(array), count)
+
+
+_PACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 8)
+
+
+def tiling(dtype: torch.dtype, target: Target) -> Tiling:
+    """Return how products of this dtype are cut up for a processor."""
+    kind = Real("float" if dtype == torch.float32 else "double", target.lanes(dtype))
+    # SSE has no multiply-add: the product needs a register too
+    fused = target.vector_bytes > 16 or target.architecture != "x86_64"
+    return Tiling(kind, target.registers if fused else target.registers - 1)
+
+
+def library_ir(dtype: torch.dtype, target: Target) -> str:
+    """Return the module as LLVM assembly."""
+    module = Module()
+    cut = tiling(dtype, target)
+    add_products(module, cut)
+    add_pack(module, cut)
+    add_gemm(module, cut, target)
+    return module.text
+
+
+@lru_cache
+def _library(dtype: torch.dtype, target: Target) -> Library:
+    with machine.quick():
+        addresses = machine.load(library_ir(dtype, target), _FUNCTIONS, target)
+    cut = tiling(dtype, target)
+    return Library(dtype=dtype, VL=cut.kind.lanes, NC=cut.columns, MR=cut.rows, tiling=cut, **addresses)

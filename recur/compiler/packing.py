@@ -1,0 +1,178 @@
+"""Weight matrices into the order in which the tiles of `recur.compiler.tiles` read them."""
+
+from recur.compiler.ir import Function, Module
+from recur.compiler.tiles import Tiling
+from recur.compiler.vectormath import Real
+
+
+def add_pack(module: Module, tiling: Tiling) -> None:
+    """Add `pack`, which packs the blocks from `first` to before `last`.
+
+    A panel of `lanes` units has a vector for each column c. The element of vector panel * columns + c,
+    step o * inner + k and lane l is `sources[c * outer + o][unit * unit_stride + k * k_stride]` for
+    unit = panel * lanes + l, and zero where that is `units` or more.
+    """
+    kind, nc = tiling.kind, tiling.columns
+    vl = kind.lanes
+    _add_copy(module, kind)
+    _add_turn(module, kind)
+    _add_each(module, kind)
+    f = module.function(
+        "pack",
+        "ptr %dst, ptr %sources, i64 %columns, i64 %outer, i64 %inner, i64 %units, i64 %unit_stride, i64 %k_stride,"
+        " i64 %first, i64 %last",
+    )
+    panels = f.let(f"udiv i64 {f.add('%units', str(vl - 1))}, {vl}")
+    vectors = f.mul(panels, "%columns")
+    block = f.mul(f.mul("%outer", "%inner"), str(nc * vl))
+    along = f.let("icmp eq i64 %unit_stride, 1")
+    across = f.let("icmp eq i64 %k_stride, 1")
+    with f.loop("%first", "%last") as b:
+        start = f.mul(b.index, str(nc))
+        width = f.minimum(f.sub(vectors, start), str(nc))
+        base = f.at("%dst", f.mul(b.index, block), kind.name)
+        stride = f.mul(width, str(vl))
+        with f.loop("0", width) as i:
+            v = f.add(start, i.index)
+            panel = f.let(f"udiv i64 {v}, %columns")
+            column = f.let(f"urem i64 {v}, %columns")
+            unit = f.mul(panel, str(vl))
+            valid = f.minimum(f.sub("%units", unit), str(vl))
+            whole = f.let(f"icmp eq i64 {valid}, {vl}")
+            turns = f.let(f"and i1 {across}, {whole}")
+            copies = f.let(f"and i1 {along}, {f.let(f'xor i1 {turns}, true')}")
+            each = f.let(f"select i1 {f.let(f'or i1 {turns}, {copies}')}, i64 %inner, i64 0")
+            source = f.at("%sources", f.mul(column, "%outer"), "ptr")
+            to = f.at(base, f.mul(i.index, str(vl)), kind.name)
+            with f.loop("0", "%outer", carried=[("ptr", to)]) as o:
+                (to,) = o.values
+                src = f.load("ptr", f.at(source, o.index, "ptr"))
+                src = f.at(src, f.mul(unit, "%unit_stride"), kind.name)
+                with f.when(turns):
+                    f.do(f"call void @pack_turn(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %inner)")
+                with f.when(copies):
+                    f.do(
+                        f"call void @pack_copy(ptr {to}, i64 {stride}, ptr {src}, i64 %k_stride, i64 %inner,"
+                        f" i64 {valid})"
+                    )
+                f.do(
+                    f"call void @pack_each(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %k_stride,"
+                    f" i64 {each}, i64 %inner, i64 {valid})"
+                )
+                o.next(f.at(to, f.mul("%inner", stride), kind.name))
+            i.next()
+        b.next()
+    f.close()
+
+
+def lanes_below(f: Function, kind: Real, count: str) -> str:
+    """Return the mask of the lanes below the i64 `count`."""
+    t, bits = kind.integer, f"i{kind.bits}"
+    lanes = f"<{', '.join(f'{bits} {n}' for n in range(kind.lanes))}>"
+    limit = count if kind.bits == 64 else f.let(f"trunc i64 {count} to {bits}")
+    first = f.let(f"insertelement {t} poison, {bits} {limit}, i64 0")
+    spread = f.let(f"shufflevector {t} {first}, {t} poison, <{kind.lanes} x i32> zeroinitializer")
+    return f.let(f"icmp slt {t} {lanes}, {spread}")
+
+
+def masked_load(f: Function, kind: Real, address: str, mask: str) -> str:
+    """Load the lanes of `mask`, zero in the others, which are not touched."""
+    name = f"@llvm.masked.load.{kind.suffix}.p0"
+    f.module.declare(f"declare {kind.vector} {name}(ptr, i32, {kind.mask}, {kind.vector})")
+    return f.let(
+        f"call {kind.vector} {name}(ptr {address}, i32 {kind.bytes}, {kind.mask} {mask}, {kind.vector} zeroinitializer)"
+    )
+
+
+def masked_store(f: Function, kind: Real, value: str, address: str, mask: str) -> None:
+    """Store the lanes of `mask`; the others are not touched."""
+    name = f"@llvm.masked.store.{kind.suffix}.p0"
+    f.module.declare(f"declare void {name}({kind.vector}, ptr, i32, {kind.mask})")
+    f.do(f"call void {name}({kind.vector} {value}, ptr {address}, i32 {kind.bytes}, {kind.mask} {mask})")
+
+
+def transpose(f: Function, kind: Real, rows: list[str]) -> list[str]:
+    """Return the columns of a square of vectors."""
+    vl = kind.lanes
+    distance = vl // 2
+    while distance:
+        new = list(rows)
+        for i in range(vl):
+            if i & distance:
+                continue
+            a, b = rows[i], rows[i + distance]
+            lanes = range(vl)
+            low = [l - distance + vl if l & distance else l for l in lanes]
+            high = [l + vl if l & distance else l + distance for l in lanes]
+            new[i] = _shuffle(f, kind, a, b, low)
+            new[i + distance] = _shuffle(f, kind, a, b, high)
+        rows = new
+        distance //= 2
+    return rows
+
+
+def _shuffle(f: Function, kind: Real, a: str, b: str, lanes: list[int]) -> str:
+    mask = ", ".join(f"i32 {l}" for l in lanes)
+    return f.let(f"shufflevector {kind.vector} {a}, {kind.vector} {b}, <{len(lanes)} x i32> <{mask}>")
+
+
+def _add_copy(module: Module, kind: Real) -> None:
+    """Add the case of neighbouring units next to each other: a vector is loaded and stored."""
+    f = module.function(
+        "pack_copy",
+        "ptr %to, i64 %stride, ptr %src, i64 %k_stride, i64 %inner, i64 %valid",
+        internal=True,
+    )
+    whole = f.let(f"icmp eq i64 %valid, {kind.lanes}")
+    stop = f.let(f"select i1 {whole}, i64 %inner, i64 0")
+    with f.loop("0", stop, carried=[("ptr", "%to"), ("ptr", "%src")]) as k:
+        to, src = k.values
+        f.store(kind.vector, f.load(kind.vector, src, kind.bytes), to, kind.bytes)
+        k.next(f.at(to, "%stride", kind.name), f.at(src, "%k_stride", kind.name))
+    mask = lanes_below(f, kind, "%valid")
+    with f.loop(stop, "%inner", carried=[("ptr", "%to"), ("ptr", "%src")]) as k:
+        to, src = k.values
+        f.store(kind.vector, masked_load(f, kind, src, mask), to, kind.bytes)
+        k.next(f.at(to, "%stride", kind.name), f.at(src, "%k_stride", kind.name))
+    f.close()
+
+
+def _add_turn(module: Module, kind: Real) -> None:
+    """Add the case of neighbouring steps next to each other: squares are transposed in registers."""
+    vl = kind.lanes
+    f = module.function("pack_turn", "ptr %to, i64 %stride, ptr %src, i64 %unit_stride, i64 %inner", internal=True)
+    rows = ["%src"]
+    for _ in range(vl - 1):
+        rows.append(f.at(rows[-1], "%unit_stride", kind.name))
+    stop = f.let(f"and i64 %inner, {-vl}")
+    with f.loop("0", stop, str(vl), carried=[("ptr", "%to")]) as k:
+        (to,) = k.values
+        square = [f.load(kind.vector, f.at(row, k.index, kind.name), kind.bytes) for row in rows]
+        for column in transpose(f, kind, square):
+            f.store(kind.vector, column, to, kind.bytes)
+            to = f.at(to, "%stride", kind.name)
+        k.next(to)
+    f.do(
+        f"call void @pack_each(ptr {f.at('%to', '0')}, i64 %stride, ptr %src, i64 %unit_stride, i64 1, i64 {stop},"
+        f" i64 %inner, i64 {vl})"
+    )
+    f.close()
+
+
+def _add_each(module: Module, kind: Real) -> None:
+    """Add the general case, element by element, for the steps from `first`."""
+    f = module.function(
+        "pack_each",
+        "ptr %to, i64 %stride, ptr %src, i64 %unit_stride, i64 %k_stride, i64 %first, i64 %inner, i64 %valid",
+        internal=True,
+    )
+    start = f.at("%to", f.mul("%first", "%stride"), kind.name)
+    source = f.at("%src", f.mul("%first", "%k_stride"), kind.name)
+    with f.loop("%first", "%inner", carried=[("ptr", start), ("ptr", source)]) as k:
+        to, src = k.values
+        f.store(kind.vector, "zeroinitializer", to, kind.bytes)
+        with f.loop("0", "%valid", carried=[("ptr", src)]) as u:
+            f.store(kind.name, f.load(kind.name, u.values[0]), f.at(to, u.index, kind.name))
+            u.next(f.at(u.values[0], "%unit_stride", kind.name))
+        k.next(f.at(to, "%stride", kind.name), f.at(src, "%k_stride", kind.name))
+    f.close()

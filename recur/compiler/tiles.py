@@ -1,0 +1,218 @@
+"""Matrix products of rows with packed weights, in tiles that stay in registers: what all kernels spend their time in.
+
+Weights are packed in blocks of `Tiling.columns` vectors: block b lies `columns * K * lanes` elements after the one
+before, and holds for each of the K steps its vectors side by side. Every element of a product is one chain of
+multiply-adds over k = 0, 1, ..., K - 1 from 0, so that its bits do not depend on the tile that it fell into.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from recur.compiler.ir import Function, Module
+from recur.compiler.vectormath import Real
+
+# more rows than this take their blocks of weights one by one
+_FEW_ROWS = 3
+_MOST_SUMS = 24
+_MOST_BLOCKS = 6
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How products are cut up for a processor: `kind` of its vectors, and its number of vector `registers`."""
+
+    kind: Real
+    registers: int
+
+    @property
+    def columns(self) -> int:
+        """Vectors in a block of weights."""
+        return 4 if self.registers >= 32 else 2
+
+    @property
+    def rows(self) -> int:
+        """Most rows of a tile."""
+        return max(rows for rows in range(1, self.registers) if self.fits(rows, self.columns))
+
+    def fits(self, rows: int, vectors: int) -> bool:
+        """Whether the sums, the smaller side and one element of the other side have registers; else time doubles."""
+        return rows * vectors + min(rows, vectors) + 1 <= self.registers
+
+    def blocks(self, rows: int) -> int:
+        """Return how many blocks a tile of `rows` rows spans: a few rows of one block do not keep the adders busy."""
+        if rows > _FEW_ROWS:
+            return 1
+        return max(n for n in range(1, _MOST_BLOCKS + 1) if n == 1 or self._fits_few(rows, n * self.columns))
+
+    def tiles(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (rows, whole blocks, vectors of the last, smaller block) of all tiles."""
+        for rows in range(1, self.rows + 1):
+            yield rows, 1, 0
+            for rest in range(1, self.columns):
+                yield rows, 0, rest
+            if rows <= _FEW_ROWS:
+                for blocks in range(1, self.blocks(rows) + 1):
+                    for rest in range(self.columns):
+                        if (blocks, rest) != (1, 0) and self._fits_few(rows, blocks * self.columns + rest):
+                            yield rows, blocks, rest
+
+    def _fits_few(self, rows: int, vectors: int) -> bool:
+        return self.fits(rows, vectors) and rows * vectors <= _MOST_SUMS
+
+    def slot(self, rows: int, blocks: int, rest: int) -> int:
+        """Return where the table of tiles has this one; null where there is none."""
+        return ((rows - 1) * (_MOST_BLOCKS + 1) + blocks) * self.columns + rest
+
+
+# ptr %out, i64 %out_stride, ptr %w, i64 %block: elements from block to block, ptr %rows, i64 %outer, i64 %outer_stride,
+# i64 %inner, i64 %step: elements from k to k + 1 in a row
+_TILE = "ptr %out, i64 %out_stride, ptr %w, i64 %block, ptr %rows, i64 %outer, i64 %outer_stride, i64 %inner, i64 %step"
+
+
+def add_products(module: Module, tiling: Tiling) -> None:
+    """Add the function `product`, its tiles, and `strip` behind it, which can step through rows by more than 1."""
+    for tile in tiling.tiles():
+        _add_tile(module, tiling, *tile)
+    have = {tiling.slot(*tile): _name(*tile) for tile in tiling.tiles()}
+    size = tiling.slot(tiling.rows + 1, 0, 0)
+    entries = ", ".join(f"ptr @{have[n]}" if n in have else "ptr null" for n in range(size))
+    module.add(f"@tiles = internal constant [{size} x ptr] [{entries}]")
+    _add_strip(module, tiling)
+    f = module.function(
+        "product",
+        "ptr %out, i64 %out_stride, ptr %w, i64 %vectors, ptr %rows, i64 %count, i64 %outer, i64 %outer_stride,"
+        " i64 %inner",
+    )
+    f.do(
+        "call void @strip(ptr %out, i64 %out_stride, ptr %w, i64 %vectors, ptr %rows, i64 %count, i64 %outer,"
+        " i64 %outer_stride, i64 %inner, i64 1)"
+    )
+    f.close()
+
+
+def _name(rows: int, blocks: int, rest: int) -> str:
+    return f"tile_{rows}_{blocks}_{rest}"
+
+
+def _add_tile(module: Module, tiling: Tiling, rows: int, blocks: int, rest: int) -> None:
+    """Add the product of `rows` rows with so many blocks and vectors."""
+    kind, vl = tiling.kind, tiling.kind.lanes
+    widths = [tiling.columns] * blocks + [rest] * (rest > 0)
+    columns = [(b, v) for b, width in enumerate(widths) for v in range(width)]
+    f = module.function(_name(rows, blocks, rest), _TILE, internal=True)
+    row = [f.load("ptr", f.at("%rows", str(r), "ptr")) for r in range(rows)]
+    starts = ["%w"]
+    for _ in widths[1:]:
+        starts.append(f.at(starts[-1], "%block", kind.name))
+    sums = [(kind.vector, "zeroinitializer")] * (rows * len(columns))
+    span = f.mul("%inner", "%step")
+    with f.loop("0", "%outer", carried=[("i64", "0"), *(("ptr", s) for s in starts), *sums]) as outer:
+        first, *state = outer.values
+        types = ["ptr"] * len(starts) + [kind.vector] * len(sums)
+        with f.loop(first, f.add(first, span), "%step", carried=list(zip(types, state, strict=True))) as inner:
+            at, total = inner.values[: len(starts)], inner.values[len(starts) :]
+            total = _step(f, kind, [f.at(p, inner.index, kind.name) for p in row], at, columns, total)
+            inner.next(*(f.at(p, str(w * vl), kind.name) for p, w in zip(at, widths, strict=True)), *total)
+        outer.next(f.add(first, "%outer_stride"), *inner.results)
+    total = outer.results[1 + len(starts) :]
+    for r in range(rows):
+        out = f.at("%out", f.mul(str(r), "%out_stride") if r else "0", kind.name)
+        for n in range(len(columns)):
+            f.store(kind.vector, total[r * len(columns) + n], f.at(out, str(n * vl), kind.name), kind.bytes)
+    f.close()
+
+
+def _step(
+    f: Function, kind: Real, row: list[str], at: list[str], columns: list[tuple[int, int]], total: list[str]
+) -> list[str]:
+    """Add one k to all sums; the side with fewer vectors is loaded first, the other streams past it."""
+
+    def weights(n: int) -> str:
+        block, v = columns[n]
+        return f.load(kind.vector, f.at(at[block], str(v * kind.lanes), kind.name), kind.bytes)
+
+    def spread(r: int) -> str:
+        return kind.broadcast(f, f.load(kind.name, row[r], kind.bytes))
+
+    total = list(total)
+    if len(columns) <= len(row):
+        held = [weights(n) for n in range(len(columns))]
+        for r in range(len(row)):
+            x = spread(r)
+            for n, w in enumerate(held):
+                total[r * len(columns) + n] = kind.fma(f, x, w, total[r * len(columns) + n])
+    else:
+        held = [spread(r) for r in range(len(row))]
+        for n in range(len(columns)):
+            w = weights(n)
+            for r, x in enumerate(held):
+                total[r * len(columns) + n] = kind.fma(f, x, w, total[r * len(columns) + n])
+    return total
+
+
+def _add_strip(module: Module, tiling: Tiling) -> None:
+    """Add `strip`: `product` with the step of the rows as its last argument.
+
+    Blocks of weights are the outer loop, rows in balanced groups the inner one: the block stays in the cache.
+    """
+    f = module.function(
+        "strip",
+        "ptr %out, i64 %out_stride, ptr %w, i64 %vectors, ptr %rows, i64 %count, i64 %outer, i64 %outer_stride,"
+        " i64 %inner, i64 %step",
+        internal=True,
+    )
+    any_rows = f.let("icmp sgt i64 %count, 0")
+    with f.when(any_rows):
+        _write_strip(f, tiling)
+    f.close()
+
+
+def _write_strip(f: Function, tiling: Tiling) -> None:
+    kind, nc, mr = tiling.kind, tiling.columns, tiling.rows
+    block = f.mul(f.mul("%outer", "%inner"), str(nc * kind.lanes))
+    # groups of rows: 32 = 6 + 6 + 5 + 5 + 5 + 5
+    parts = f.let(f"udiv i64 {f.add('%count', str(mr - 1))}, {mr}")
+    low = f.let(f"udiv i64 %count, {parts}")
+    taller = f.let(f"urem i64 %count, {parts}")
+    # groups of blocks, as many as `Tiling.blocks` says
+    widest = "1"
+    for rows in range(_FEW_ROWS, 0, -1):
+        few = f.let(f"icmp eq i64 %count, {rows}")
+        widest = f.let(f"select i1 {few}, i64 {tiling.blocks(rows)}, i64 {widest}")
+    whole = f.let(f"udiv i64 %vectors, {nc}")
+    rest = f.let(f"urem i64 %vectors, {nc}")
+    spans = f.let(f"udiv i64 {f.sub(f.add(whole, widest), '1')}, {widest}")
+    some = f.let(f"icmp ugt i64 {spans}, 1")
+    divisor = f.let(f"select i1 {some}, i64 {spans}, i64 1")
+    short = f.let(f"udiv i64 {whole}, {divisor}")
+    wider = f.let(f"urem i64 {whole}, {divisor}")
+    # the smaller block at the end joins the last group where there is a tile for both, and only with a few rows
+    slot = f.add(f.mul(f.sub(low, "1"), str((_MOST_BLOCKS + 1) * nc)), f.add(f.mul(short, str(nc)), rest))
+    joint = f.load("ptr", f.at("@tiles", slot, "ptr"))
+    joins = f.let(f"icmp ne ptr {joint}, null")
+    single = f.let(f"icmp ule i64 %count, {_FEW_ROWS}")
+    joins = f.let(f"and i1 {joins}, {single}")
+    rounds = f.let(f"select i1 {joins}, i64 {divisor}, i64 {f.add(spans, '1')}")
+    with f.loop("0", rounds, carried=[("ptr", "%w"), ("ptr", "%out")]) as g:
+        w, out = g.values
+        more = f.let(f"icmp ult i64 {g.index}, {wider}")
+        blocks = f.add(short, f.let(f"zext i1 {more} to i64"))
+        over = f.let(f"icmp uge i64 {g.index}, {spans}")
+        blocks = f.let(f"select i1 {over}, i64 0, i64 {blocks}")
+        last = f.let(f"icmp eq i64 {g.index}, {f.sub(rounds, '1')}")
+        own = f.let(f"select i1 {last}, i64 {rest}, i64 0")
+        column = f.add(f.mul(blocks, str(nc)), own)
+        any_ = f.let(f"icmp ne i64 {column}, 0")
+        height = f.let(f"select i1 {any_}, i64 {parts}, i64 0")
+        with f.loop("0", height, carried=[("ptr", "%rows"), ("ptr", out)]) as r:
+            row, target = r.values
+            tall = f.let(f"icmp ult i64 {r.index}, {taller}")
+            size = f.add(low, f.let(f"zext i1 {tall} to i64"))
+            slot = f.add(f.mul(f.sub(size, "1"), str((_MOST_BLOCKS + 1) * nc)), column)
+            tile = f.load("ptr", f.at("@tiles", slot, "ptr"))
+            f.do(
+                f"call void {tile}(ptr {target}, i64 %out_stride, ptr {w}, i64 {block}, ptr {row}, i64 %outer,"
+                f" i64 %outer_stride, i64 %inner, i64 %step)"
+            )
+            r.next(f.at(row, size, "ptr"), f.at(target, f.mul(size, "%out_stride"), kind.name))
+        g.next(f.at(w, f.mul(blocks, block), kind.name), f.at(out, f.mul(blocks, str(nc * kind.lanes)), kind.name))
