@@ -1,9 +1,11 @@
 """The one operation: a cell over a sequence, in one direction, with rows of any length.
 
-`scan` has two backends that give the same numbers: "reference", the equation itself in a Python loop, for any cell; and
-"torch", the kernels behind torch.nn, for the cells that they know. Nothing above this file knows which one runs.
+`scan` gives the same numbers on each of its backends: "cpu", kernels compiled from the equation; "torch", the kernels
+behind torch.nn, for the cells that they know; and "reference", the equation itself in a Python loop, for any cell, device
+and dtype and under every transform. Nothing above this file knows which one runs.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
+from recur.compiler import machine
+from recur.compiler.graph import trace
+from recur.compiler.eager import Unrolled, valid_steps
 from recur.errors import InputError
+from recur.compiler.operator import DTYPES
 
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "cpu", "torch")
 
 # what shuts a gate for good: sigmoid of ±SHUT is exactly 0 or 1 whatever else is added; float16 has no larger number
 SHUT, SHUT_FLOAT16 = 1e30, 3e4
@@ -38,6 +44,19 @@ class Weights(NamedTuple):
     hr: Tensor | None = None
 
 
+class Scanned(NamedTuple):
+    """What a scan gives.
+
+    `output` [T, B, H], zero at padded steps; `state` after each row's last step in scan order, [B, H] each; on request
+    `states`, those after every step [T, B, H], and `gates` [T, B, G, H], both zero at padded steps.
+    """
+
+    output: Tensor
+    state: State
+    states: State | None = None
+    gates: Tensor | None = None
+
+
 def scan(
     cell: Cell,
     input: Tensor,
@@ -46,8 +65,13 @@ def scan(
     lengths: Tensor | None = None,
     *,
     reverse: bool = False,
+    left: bool = False,
+    resets: Tensor | None = None,
+    masks: Tensor | None = None,
+    states: bool = False,
+    gates: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, State]:
+) -> Scanned:
     """Run `cell` over a sequence.
 
     Args:
@@ -57,28 +81,139 @@ def scan(
         state: the state before the first step, each tensor [B, H] (h [B, P] where projected).
         lengths: valid steps of each row, [B] int64 in 0..T, or None where all have T. Padded steps change nothing.
         reverse: start at each row's last valid step and go backwards.
-        backend: "reference", "torch", or "auto": torch where it has the cell.
+        left: whether the padding stands before the valid steps instead of after them.
+        resets: bool [T, B]: steps before which a row begins anew, from a state of zeros. Backwards too, the steps from
+            one such place to the next belong together.
+        masks: per-step masks [M, T, B, H] of a cell that asks for them, in its order.
+        states: whether to return the states after every step.
+        gates: whether to return the gates' values: the activation of its pre-activation, or the pre-activation itself
+            where the equation uses that in several places. No gradient flows through them.
+        backend: "cpu", "torch", "reference", or "auto": the environment variable RECUR_BACKEND if that is set, else
+            compiled kernels on CPUs for float32 and float64, elsewhere torch's where it has the cell, else the reference.
 
     Returns:
-        the outputs [T, B, H], zero at padded steps, and the state after each row's last step in scan order; a row of
-        length 0 keeps its initial state.
+        the outputs and the state after each row's last step in scan order; a row of length 0 keeps its initial state.
 
     Raises:
-        InputError: the backend does not exist or does not have the cell.
+        InputError: the backend does not exist or cannot run this.
+        NotTraceable: the equation holds something that cannot be compiled.
+    """
+    steps, batch = input.shape[:2]
+    if not steps:
+        raise InputError("`input` must have at least one step, got T = 0")
+    if len(cell.mask_names) and (masks is None or len(masks) != len(cell.mask_names)):
+        raise InputError(f"cell {type(cell).__name__} needs `masks` for {', '.join(cell.mask_names)}")
+    options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": states, "gates": gates}
+    plain = not (left or states or gates) and resets is None and masks is None
+    chosen = choose(cell, input, weights, state, backend, plain=plain)
+    if chosen == "cpu":
+        return _compiled(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+    if chosen == "torch":
+        kernel = cell.torch_kernel
+        assert kernel is not None
+        return Scanned(*_torch(kernel, input, weights, state, lengths, reverse))
+    return _reference(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+
+
+def check_backend(backend: str) -> str:
+    """Return `backend`.
+
+    Raises:
+        InputError: there is no such backend.
     """
     if backend not in BACKENDS:
-        raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, found {backend!r}")
-    kernel = cell.torch_kernel
-    if backend == "torch" and kernel is None:
-        raise InputError(f"`backend` 'torch' has no kernel for {cell!r}; use 'auto' or 'reference'")
-    if backend == "reference" or kernel is None:
-        return _reference(cell, input, weights, state, lengths, reverse)
-    return _torch(kernel, input, weights, state, lengths, reverse)
+        raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    return backend
 
 
-def valid_steps(lengths: Tensor, steps: int) -> Tensor:
-    """Return the mask [T, B, 1] that is True where a row has a valid step."""
-    return (torch.arange(steps, device=lengths.device)[:, None] < lengths).unsqueeze(-1)
+def compiles(weight: Tensor, input: Tensor, backend: str) -> bool:
+    """Whether these are run by compiled kernels, as far as device, type and `backend` say."""
+    asked = _asked(backend)
+    if asked not in ("auto", "cpu"):
+        return False
+    fits = weight.device.type == "cpu" and weight.dtype in DTYPES and input.device.type == "cpu"
+    if asked == "cpu" and not fits:
+        raise InputError(
+            f"`backend` 'cpu' runs float32 and float64 on a CPU, got weights of {weight.dtype} on "
+            f"{weight.device.type} and an input on {input.device.type}"
+        )
+    return fits and (asked == "cpu" or machine.available() is None)
+
+
+def _asked(backend: str) -> str:
+    asked = check_backend(backend)
+    if asked == "auto":
+        asked = os.environ.get("RECUR_BACKEND") or "auto"
+        if asked not in BACKENDS:
+            raise InputError(f"RECUR_BACKEND must be one of {', '.join(BACKENDS)}, found {asked!r}")
+    return asked
+
+
+def choose(
+    cell: Cell, input: Tensor, weights: Weights, state: State, backend: str, *, plain: bool
+) -> str:
+    """Return the backend that runs these inputs."""
+    asked = _asked(backend)
+    if asked == "torch" and (cell.torch_kernel is None or not plain):
+        lacks = repr(cell) if cell.torch_kernel is None else "left padding, resets, masks, all states or gates"
+        raise InputError(f"`backend` 'torch' has no kernel for {lacks}; use 'auto' or 'reference'")
+    if asked in ("reference", "torch"):
+        return asked
+    fits = compiles(weights.ih, input, asked)
+    if _transformed([value for value in (input, *weights, *state) if value is not None]):
+        return "reference"
+    if fits:
+        return "cpu"
+    return "torch" if cell.torch_kernel is not None and plain else "reference"
+
+
+def _transformed(tensors: Sequence[Tensor]) -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is under way, which kernels know nothing of."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(value).tangent is not None for value in tensors)
+
+
+@torch.compiler.assume_constant_result
+def equation_text(cell: Cell) -> str:
+    """Return the traced equation as text, see `recur.compiler.graph`."""
+    return trace(cell).text
+
+
+def _compiled(
+    cell: Cell,
+    input: Tensor,
+    weights: Weights,
+    state: State,
+    lengths: Tensor | None,
+    *,
+    reverse: bool,
+    left: bool,
+    resets: Tensor | None,
+    masks: Tensor | None,
+    states: bool,
+    gates: bool,
+) -> Scanned:
+    # what autocast has made of an input or state is taken back: kernels compute in the weights' type
+    dtype = weights.ih.dtype
+    input = input.to(dtype)
+    before = [value.to(dtype) for value in state]
+    masks = None if masks is None else masks.to(dtype)
+    output, *rest = torch.ops.recur.scan.default(
+        equation_text(cell), input, list(weights), before, lengths, resets, masks, reverse, left, False, states, gates
+    )
+    names = cell.state_names
+    after = State(**dict(zip(names, rest, strict=False)))
+    every = None
+    if states:
+        others = dict(zip([name for name in names if name != "h"], rest[len(names) :], strict=False))
+        every = State(**{name: output if name == "h" else others[name] for name in names})
+    return Scanned(output, after, every, rest[-1] if gates else None)
 
 
 def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | None]:
@@ -100,37 +235,86 @@ def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | No
 
 
 def _reference(
-    cell: Cell, input: Tensor, weights: Weights, state: State, lengths: Tensor | None, reverse: bool
-) -> tuple[Tensor, State]:
+    cell: Cell,
+    input: Tensor,
+    weights: Weights,
+    state: State,
+    lengths: Tensor | None,
+    *,
+    reverse: bool,
+    left: bool,
+    resets: Tensor | None,
+    masks: Tensor | None,
+    states: bool,
+    gates: bool,
+) -> Scanned:
     steps, batch = input.shape[:2]
-    if not steps:
-        raise InputError("`input` must have at least one step, got T = 0")
     U, p, P = bind(cell, weights)
     if lengths is not None:
-        input = input.masked_fill(~valid_steps(lengths, steps), 0)  # whatever stands in the padding, NaN too
-    ends = [steps] * batch if lengths is None else lengths.tolist()
-    gates = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
-    outputs: list[Tensor] = [state.h] * steps
+        input = input.masked_fill(~valid_steps(steps, batch, lengths, left, input.device), 0)  # NaN too
+    spans = [(0, steps)] * batch
+    if lengths is not None:
+        spans = [(steps - length, steps) if left else (0, length) for length in lengths.tolist()]
+    parts = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
+    # unbound once: an index at each step would make the backward quadratic in T
+    x = [part.unbind() for part in parts]
+    m = [] if masks is None else [mask.unbind() for mask in masks]
+    history: dict[str, list[Tensor]] = {name: [value] * steps for name, value in state.items()}
+    first = state
     for t in reversed(range(steps)) if reverse else range(steps):
-        rows = [row for row, end in enumerate(ends) if t < end]
-        x = [gate[t] for gate in gates]
+        rows = [row for row, (start, stop) in enumerate(spans) if start <= t < stop]
+        if resets is not None:
+            state = _begin_anew(state, resets, t, spans, reverse)
         if len(rows) == batch:
-            outputs[t] = (state := _advance(cell, x, U, state, p, P)).h
+            state = _advance(cell, [gate[t] for gate in x], U, state, p, P, [mask[t] for mask in m])
+            for name, value in state.items():
+                history[name][t] = value
             continue
-        # the rows that have ended take no part, so that nothing flows back from them
+        # the rows that are not running take no part, so that nothing flows back from them
         index = torch.tensor(rows, dtype=torch.int64, device=input.device)
-        outputs[t] = torch.zeros_like(state.h)
+        for name, value in state.items():
+            history[name][t] = torch.zeros_like(value)
         if rows:
-            new = _advance(cell, [gate[index] for gate in x], U, state.map(lambda value: value[index]), p, P)  # noqa: B023
-            outputs[t] = outputs[t].index_copy(0, index, new.h)
+            new = _advance(
+                cell,
+                [gate[t][index] for gate in x],
+                U,
+                state.map(lambda value: value[index]),  # noqa: B023
+                p,
+                P,
+                [mask[t][index] for mask in m],
+            )
+            for name, value in new.items():
+                history[name][t] = history[name][t].index_copy(0, index, value)
             state = State(**{name: value.index_copy(0, index, getattr(new, name)) for name, value in state.items()})
-    return torch.stack(outputs), state
+    every = {name: torch.stack(values) for name, values in history.items()}
+    shown = None
+    if gates:
+        run = (equation_text(cell), input, list(weights), list(first), lengths, resets, masks, reverse, left)
+        with torch.no_grad():
+            shown = Unrolled(*run).gates
+    return Scanned(every["h"], state, State(**every) if states else None, shown)
 
 
-def _advance(cell: Cell, gates: list[Tensor], U: Products, state: State, p: Units, P: Projection | None) -> State:
+def _begin_anew(state: State, resets: Tensor, t: int, spans: Sequence[tuple[int, int]], reverse: bool) -> State:
+    """Return the state with zeros in the rows that begin anew at step t, in the order in which steps run."""
+    mark = t + 1 if reverse else t
+    if mark >= len(resets):
+        return state
+    # both steps must be the row's: nothing is cut off before the first or after the last
+    inside = resets.new_tensor([start <= mark < stop and start <= t < stop for start, stop in spans])
+    fresh = (resets[mark] & inside)[:, None]
+    return state.map(lambda value: value.masked_fill(fresh, 0))
+
+
+def _advance(
+    cell: Cell, gates: list[Tensor], U: Products, state: State, p: Units, P: Projection | None, masks: list[Tensor]
+) -> State:
     """Take one step, and see that the cell returns states of the right size and leaves those before alone."""
     versions = [value._version for value in state if not value.is_inference()]
-    new = cell.advance(Gates("gate", dict(zip(cell.gate_names, gates, strict=True))), U, state, p, P)
+    x = Gates("gate", dict(zip(cell.gate_names, gates, strict=True)))
+    m = Units("mask", dict(zip(cell.mask_names, masks, strict=True)))
+    new = cell.advance(x, U, state, p, P, m)
     if versions != [value._version for value in state if not value.is_inference()]:
         raise InputError(f"cell {type(cell).__name__}: `step` must not change the state in place; return new values")
     for (name, value), before in zip(new.items(), state, strict=True):
@@ -149,7 +333,7 @@ def _torch(
         output, after = _run_kernel(kernel, input.flip(0) if reverse else input, weights, state)
         return output.flip(0) if reverse else output, after
 
-    padded = (~valid_steps(lengths, input.shape[0])).flatten()
+    padded = (~valid_steps(*input.shape[:2], lengths, False, input.device)).flatten()
     order = _flip(lengths, input.shape[0]) if reverse else None
     flag = kernel in SHUTTING
     input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), flag)  # type: ignore[no-untyped-call]

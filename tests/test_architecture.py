@@ -26,6 +26,7 @@ ORDER = [
     "report",
     "tasks",
     "predictor",
+    "bench",
     "app",
 ]
 # these stand alone: data and report know nothing of networks

@@ -20,8 +20,9 @@ def kernels(**given: Any) -> None:
     options = make_options(KernelOptions, given, "recur bench kernels")
     options.check()
     # torch takes a second to import, and a mistyped flag has no use for it
-    from recur.bench.kernels import Record, bench
+    from recur.bench.kernels import bench
     from recur.bench.picture import write_picture
+    from recur.bench.record import Record
     from recur.bench.show import table
 
     record = Record(options)

@@ -1,4 +1,4 @@
-"""A cell as one writes it by hand in torch, a loop over the steps with all products of h in one; and its compilation."""
+"""A cell written by hand in torch, a loop over the steps with all products of h in one; and torch.compile of it."""
 
 from collections.abc import Sequence
 from typing import Any

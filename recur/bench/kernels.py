@@ -1,112 +1,28 @@
 """The measurement: at every point all libraries side by side, each only after it gave the right numbers."""
 
-import json
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from recur.bench.clock import Timing, measure
-from recur.bench.limit import Count, Machine, limit
-from recur.bench.options import KernelOptions, Point, points
+from recur.bench.allocator import measure_keeping
+from recur.bench.clock import measure
+from recur.bench.limit import Count, Machine
+from recur.bench.options import PEERS, Point, points
 from recur.bench.peers import Peer, Work, peers
 from recur.bench.problem import Problem, Truth, WrongResult, load_cell
+from recur.bench.record import Measured, Record
 from recur.cells import Cell
 from recur.compiler.target import NotCompilable
-from recur.errors import InputError
-from recur.files import write_json
-from recur.tasks.options import flag
-
-# a malloc that keeps what it got: no memory of its own for large blocks, none given back
-KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 28)}
+from recur.errors import InputError, MissingExtra
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class Measured:
-    """What was measured at a point."""
-
-    point: Point
-    cell: Cell
-    timing: Timing
-    first_ms: dict[str, float]
-    busy: bool
-
-    def row(self, machine: Machine | None) -> dict[str, Any]:
-        """Return the row of the table, with the limit by the machine's best speeds so far."""
-        point, timing = self.point, self.timing
-        count = Count.of(self.cell, point.shape, point.mode)
-        least = limit(count, point.mode, point.threads, machine) if machine else None
-        others = [name for name in timing.rounds if name != "recur"]
-        ratios = {name: asdict(timing.ratio(name, "recur")) for name in others}
-        row = point.row() | {
-            "recur_ms": timing.median("recur"),
-            "limit_ms": least.ms if least else None,
-            "limit_by": least.by if least else None,
-            "peers": {name: timing.median(name) for name in others},
-            "ratios": ratios,
-        }
-        if "lstm" in ratios:
-            lstm = Count.of(load_cell("lstm"), point.shape, point.mode)
-            row["time_per_flop"] = lstm.total / count.total / ratios["lstm"]["median"]
-        row |= {"first_ms": self.first_ms, "rounds": len(timing.rounds["recur"]), "dropped_blocks": timing.dropped}
-        contended = [name for name in timing.rounds if timing.contended(name)]
-        return row | {"contended": contended, "busy": self.busy, "allocator": allocator()}
-
-
-@dataclass
-class Record:
-    """All that was measured so far."""
-
-    options: KernelOptions
-    machine: Machine | None = None
-    measured: list[Measured] = field(default_factory=list)
-    elsewhere: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of a process with another allocator."""
-    notes: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a row per point."""
-        return [one.row(self.machine) for one in self.measured] + self.elsewhere
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the rows, and what one must know to judge them."""
-        counts = sorted({one.point.threads for one in self.measured})
-        facts = {str(count): self.machine.facts(count) for count in counts} if self.machine else {}
-        return {
-            "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": {
-                "processor": _processor(),
-                "cores": os.cpu_count(),
-                "system": platform.platform(),
-                "caches": self.machine.caches if self.machine else {},
-                "by_threads": facts,
-            },
-            "versions": self.versions,
-            "options": asdict(self.options),
-            "notes": self.notes,
-            "wrong": self.wrong,
-            "rows": self.rows(),
-        }
-
-    def save(self) -> None:
-        """Write the rows to the file that --json names, if it does."""
-        if self.options.json:
-            write_json(self.options.json, self.as_json())
 
 
 def bench(record: Record, say: Say) -> None:
@@ -125,7 +41,7 @@ def bench(record: Record, say: Say) -> None:
     cells = {name: load_cell(name) for name in dict.fromkeys(point.cell for point in todo)}
     if options.allocator and platform.libc_ver()[0] != "glibc":
         raise InputError("--allocator needs glibc's malloc, which this system does not have")
-    chosen = _chosen(record, list(cells))
+    chosen = _chosen(record)
     record.versions = _versions(chosen)
     try:
         record.machine = Machine()
@@ -135,13 +51,15 @@ def bench(record: Record, say: Say) -> None:
         _measure_all(record, todo, cells, chosen, say)
     finally:
         torch.set_num_threads(before)
-    if options.allocator and allocator() == "default":
-        _with_other_allocator(record, say)
-
-
-def allocator() -> str:
-    """Return "kept" where this process runs with KEEPING, else "default"."""
-    return "kept" if all(os.environ.get(name) == value for name, value in KEEPING.items()) else "default"
+    if options.allocator:
+        say("once more, with malloc keeping its memory")
+        found = measure_keeping(options)
+        if found is None:
+            record.notes.append("nothing was measured with malloc keeping its memory")
+            return
+        record.elsewhere = found["rows"]
+        record.wrong += [f"with malloc keeping its memory, {line}" for line in found["wrong"]]
+        record.save()
 
 
 def _measure_all(record: Record, todo: list[Point], cells: dict[str, Cell], chosen: list[Peer], say: Say) -> None:
@@ -156,11 +74,13 @@ def _measure_all(record: Record, todo: list[Point], cells: dict[str, Cell], chos
         same = list(group)
         truth = problem.truth(any(point.mode == "train" for point in same))
         for point in same:
-            done += 1
+            done, before = done + 1, len(record.wrong)
             for one in _measure(record, point, problem, truth, chosen):
                 record.measured.append(one)
                 say(f"[{done}/{len(todo)}] {_line(one)}")
-                record.save()
+            for line in record.wrong[before:]:
+                say(f"[{done}/{len(todo)}] {line}")
+            record.save()
 
 
 def _measure(record: Record, point: Point, problem: Problem, truth: Truth, chosen: list[Peer]) -> Iterator[Measured]:
@@ -196,17 +116,18 @@ def _measure(record: Record, point: Point, problem: Problem, truth: Truth, chose
         yield Measured(point, problem.cell, timing, first_ms, busy)
 
 
-def _chosen(record: Record, cells: Sequence[str]) -> list[Peer]:
+def _chosen(record: Record) -> list[Peer]:
     """Return whom to measure, recur first; note who is missing."""
-    known = peers()
-    asked = list(record.options.peers) or [name for name in known if name != "compile"]
-    asked = ["recur", *asked, *(["compile"] if record.options.torch_compile else [])]
+    known, options = peers(), record.options
+    asked = ["recur", *(options.peers or PEERS[:-1]), *(["compile"] if options.torch_compile else [])]
     chosen = []
     for peer in (known[name] for name in dict.fromkeys(asked)):
-        if missing := peer.missing:
-            record.notes.append(f"{peer.name} is not measured, as {missing[0]} is missing: pip install 'recur[bench]'")
-        else:
+        if not peer.missing:
             chosen.append(peer)
+        elif peer.name in options.peers:
+            raise MissingExtra(peer.missing[0], "bench", f"--peers {peer.name}")
+        else:
+            record.notes.append(f"{peer.name} is not measured: pip install 'recur[bench]'")
     return chosen
 
 
@@ -238,50 +159,3 @@ def _busy_process() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-def _with_other_allocator(record: Record, say: Say) -> None:
-    """Measure the same in a process whose malloc keeps its memory, as malloc reads its settings when it starts."""
-    say("once more with malloc kept from returning memory")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        command = [
-            sys.executable,
-            "-m",
-            "recur.app.main",
-            "bench",
-            "kernels",
-            *_flags(record.options),
-            "--json",
-            str(path),
-        ]
-        try:
-            subprocess.run(command, env=os.environ | KEEPING, stdout=subprocess.DEVNULL, check=False)
-        finally:
-            if path.exists():
-                found = json.loads(path.read_text(encoding="utf-8"))
-                record.elsewhere = found["rows"]
-                record.wrong += [f"with memory kept, {line}" for line in found["wrong"]]
-                record.save()
-
-
-def _flags(options: KernelOptions) -> list[str]:
-    """Return the flags that stand for these options, without what is written and the allocator."""
-    flags = []
-    for one in fields(options):
-        value = getattr(options, one.name)
-        if value == one.default or one.name in ("json", "picture", "allocator"):
-            continue
-        if value is True:
-            flags.append(flag(one.name))
-        else:
-            flags += [flag(one.name), ",".join(value) if isinstance(value, tuple) else str(value)]
-    return flags
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Processor")))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from recur.bench.show import by_heading, shape
+from recur.bench.options import MODES
+from recur.bench.show import shape
 from recur.files import write_text
 from recur.report.charts import Scale, log_ticks
 
-LEFT, WIDTH, RIGHT, ROW, TOP, GAP = 210, 480, 40, 20, 64, 72
+TITLES = {"forward": "Forward", "train": "Forward and backward", "stream": "One step per call"}
+LEFT, WIDTH, ROW, TOP, GAP = 190, 330, 18, 60, 30
 # Okabe & Ito's colours, which all eyes tell apart
 STYLES = {
     "torch": ("#d55e00", "circle"),
@@ -32,61 +35,70 @@ def picture(found: Mapping[str, Any]) -> str:
     To the right of the line at 1 a library takes longer than recur. A bar through a mark: the middle half of rounds.
     """
     rows = [row for row in found["rows"] if not row["busy"] and row["allocator"] == "default"]
-    names = [name for name in STYLES if any(name in row["ratios"] for row in rows)]
+    threads = sorted({row["threads"] for row in rows})
     ratios = [ratio for row in rows for name, ratio in row["ratios"].items() if name in STYLES]
     ends = [1.0, *(ratio[end] for ratio in ratios for end in ("low", "high"))]
     ticks = log_ticks(min(ends), max(ends))
     scale = Scale(ticks[0], ticks[-1], log=True)
-    parts, y = _legend(names), float(TOP)
-    for heading, panel in by_heading(rows, _heading):
-        parts += _panel(heading, panel, y, ticks, scale)
-        y += len(panel) * ROW + GAP
-    width, height = LEFT + WIDTH + RIGHT, y
-    machine = f"{found['machine']['processor']}; " + ", ".join(f"{n} {v}" for n, v in found["versions"].items())
-    parts.append(_text(12, height - 12, machine[:130], size=10, fill="#666"))
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" height="{height:g}"'
-    )
-    style = 'font-family="system-ui, sans-serif" font-size="12" role="img"'
+    parts, y = _legend([name for name in STYLES if any(name in row["ratios"] for row in rows)]), float(TOP)
+    for mode in MODES:
+        here = [row for row in rows if row["mode"] == mode]
+        if not here:
+            continue
+        names = list(dict.fromkeys((row["cell"], shape(row)) for row in here))
+        bottom = y + 14 + len(names) * ROW
+        parts.append(_text(12, y + 4, TITLES[mode], bold=True))
+        for i, name in enumerate(names):
+            parts.append(_text(12, y + 14 + (i + 0.5) * ROW + 4, "  ".join(name)))
+            if i and names[i - 1][0] != name[0]:
+                parts.append(
+                    _line(12, y + 14 + i * ROW, LEFT + len(threads) * (WIDTH + GAP) - GAP, y + 14 + i * ROW, "#ddd")
+                )
+        for column, count in enumerate(threads):
+            left = LEFT + column * (WIDTH + GAP)
+            parts += _axis(left, y, bottom, ticks, scale, f"{count} thread{'s' * (count > 1)}")
+            for row in here:
+                if row["threads"] == count:
+                    parts += _row(row, left, y + 14 + (names.index((row["cell"], shape(row))) + 0.5) * ROW, scale)
+        y = bottom + 46
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    for line in wrap(f"{found['machine']['processor']}; {versions}", 110):
+        parts.append(_text(12, y, line, size=10, fill="#666"))
+        y += 14
+    width = LEFT + len(threads) * (WIDTH + GAP)
+    size = f'viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui, sans-serif" role="img">'
     title = "<title>Time of other libraries / time of recur</title>"
-    return "\n".join([f"{head} {style}>", title, '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"])
+    return "\n".join([head, title, '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"])
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    parts = [_text(12, 20, "time of other libraries / time of recur: right of the line, recur is faster", bold=True)]
+    parts = [_text(12, 20, "Time of other libraries / time of recur: right of the line recur is faster", bold=True)]
     for i, name in enumerate(names):
-        parts += [_mark(name, LEFT + 8 + 110 * i, 38), _text(LEFT + 18 + 110 * i, 42, name)]
+        parts += [_mark(name, 18 + 105 * i, 36), _text(28 + 105 * i, 40, name)]
     return parts
 
 
-def _panel(
-    heading: str, rows: Sequence[Mapping[str, Any]], top: float, ticks: Sequence[float], scale: Scale
-) -> list[str]:
-    bottom = top + 14 + len(rows) * ROW
-    parts = [_text(12, top + 4, heading, bold=True)]
+def _axis(left: float, top: float, bottom: float, ticks: Sequence[float], scale: Scale, title: str) -> list[str]:
+    parts = [_text(left + WIDTH, top + 4, title, anchor="end", fill="#444")]
     for tick in ticks:
-        x = _x(scale, tick)
+        x = _x(left, scale, tick)
         parts.append(_line(x, top + 10, x, bottom, "#222" if tick == 1 else "#ddd"))
-        parts.append(_text(x, bottom + 14, f"{tick:g}", anchor="middle", fill="#444"))
-    for i, row in enumerate(rows):
-        y = top + 14 + (i + 0.5) * ROW
-        if i and rows[i - 1]["cell"] != row["cell"]:
-            parts.append(_line(12, y - ROW / 2, LEFT + WIDTH, y - ROW / 2, "#ddd"))
-        parts.append(_text(12, y + 4, f"{row['cell']}  {shape(row)}" + " *" * ("recur" in row["contended"])))
-        for name, ratio in row["ratios"].items():
-            if name in STYLES:
-                ends = (_x(scale, ratio["low"]), _x(scale, ratio["high"]))
-                parts += [_line(ends[0], y, ends[1], y, STYLES[name][0], 2), _mark(name, _x(scale, ratio["median"]), y)]
+        parts.append(_text(x, bottom + 14, f"{tick:g}", anchor="middle", size=11, fill="#444"))
     return parts
 
 
-def _heading(row: Mapping[str, Any]) -> str:
-    mode = {"forward": "forward", "train": "forward and backward", "stream": "one step per call"}[row["mode"]]
-    return f"{mode}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+def _row(row: Mapping[str, Any], left: float, y: float, scale: Scale) -> list[str]:
+    parts = []
+    for name, ratio in row["ratios"].items():
+        if name in STYLES:
+            low, median, high = (_x(left, scale, ratio[which]) for which in ("low", "median", "high"))
+            parts += [_line(low, y, high, y, STYLES[name][0], 2), _mark(name, median, y)]
+    return parts
 
 
-def _x(scale: Scale, value: float) -> float:
-    return LEFT + WIDTH * scale(value) / 100
+def _x(left: float, scale: Scale, value: float) -> float:
+    return left + WIDTH * scale(value) / 100
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:

@@ -1,7 +1,7 @@
 """What was measured, as text for a terminal."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recur.bench.options import MODES
@@ -17,8 +17,10 @@ def table(found: Mapping[str, Any]) -> str:
         parts.append(
             "Times in ms. For a library: its time / recur's, the median of the rounds (and their middle half)."
         )
-    for heading, group in by_heading(rows, _heading):
-        parts.append(f"{heading}\n{_table(group)}")
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["allocator"], row["busy"], MODES.index(row["mode"]))):
+        groups.setdefault(_heading(row), []).append(row)
+    parts += [f"{heading}\n{_table(group)}" for heading, group in groups.items()]
     if any(row["contended"] for row in rows):
         parts.append(
             f"{MARK} threads waited for a core in nearly every round, and these rounds count too: the machine is busy"
@@ -40,16 +42,6 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(line, rows))
-
-
-def by_heading(
-    rows: Sequence[Mapping[str, Any]], heading: Callable[[Mapping[str, Any]], str]
-) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Bring rows under their headings, in the order of the modes."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["allocator"], row["busy"], MODES.index(row["mode"]))):
-        groups.setdefault(heading(row), []).append(row)
-    return list(groups.items())
 
 
 def digits(value: float) -> str:

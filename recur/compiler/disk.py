@@ -1,7 +1,7 @@
 """Compiled objects on disk, so that the next process need not compile: one file per key, checked before it is run.
 
-The folder is `RECUR_CACHE`, or the system's place for caches; `RECUR_CACHE=off` (or empty) keeps nothing. What lies there
-is run as machine code, so a folder or file that somebody else may write is not used.
+The folder is `RECUR_CACHE`, or the system's place for caches; `RECUR_CACHE=off` (or empty) keeps nothing. What lies
+there is run as machine code, so a folder or file that somebody else may write is not used.
 """
 
 import hashlib

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from math import gcd, lcm
 
 from recur.compiler import vectormath
+from recur.compiler.controls import flush_off, flush_on
 from recur.compiler.graph import OUTPUTS, ROW, UNITS, Node
 from recur.compiler.ir import Function, Module
-from recur.compiler.plan import Plan, Product, Stage, folded
+from recur.compiler.plan import Plan, Product, Stage, folded, used_inputs
+from recur.compiler.target import Target
 from recur.compiler.threads import BARRIER_IR
+from recur.compiler.tiles import Tiling
 from recur.compiler.vectormath import Real
 
 ROWS = 48  # rows of a block: their scratch stays in the first-level cache
@@ -36,14 +39,14 @@ class Source:
     fields: tuple[str, ...]
 
 
-def emit_forward(plan: Plan, kind: Real, block: int, *, training: bool) -> Source:
-    """Return the kernel that runs `plan`, made by `plan_forward`, over a sequence; `block` vectors make a tile."""
-    return _Forward(plan, kind, block, training).source()
+def emit_forward(plan: Plan, tiling: Tiling, target: Target, *, training: bool) -> Source:
+    """Return the kernel that runs `plan`, made by `plan_forward`, over a sequence."""
+    return _Forward(plan, tiling, target, training).source()
 
 
-def emit_backward(plan: Plan, kind: Real, block: int) -> Source:
+def emit_backward(plan: Plan, tiling: Tiling, target: Target) -> Source:
     """Return the kernel that runs `plan`, made by `plan_backward`, back over a sequence."""
-    return _Backward(plan, kind, block).source()
+    return _Backward(plan, tiling, target).source()
 
 
 class _Kernel:
@@ -51,8 +54,9 @@ class _Kernel:
 
     name = ""
 
-    def __init__(self, plan: Plan, kind: Real, block: int) -> None:
-        self.plan, self.kind, self.block = plan, kind, block
+    def __init__(self, plan: Plan, tiling: Tiling, target: Target) -> None:
+        self.plan, self.kind, self.target = plan, tiling.kind, target
+        block = tiling.columns
         self.fields: list[str] = []
         self.module = Module()
         self.module.add(BARRIER_IR)
@@ -64,7 +68,7 @@ class _Kernel:
         self.group = lcm(1, *(block // gcd(c, block) for c in [*columns, *self.more_columns()] if c))
         self.uses = self._count_uses()
         self.scratch = {
-            id(product): self.alloca(kind.size * max(ROWS * self.group, FEW * self.wide(product)) * len(product.leaves))
+            id(product): self.alloca(self.kind.size * max(ROWS * self.group, FEW * self.wide(product)) * len(product.leaves))
             for stage in plan.stages
             for product in stage.products
         }
@@ -492,12 +496,11 @@ class _Kernel:
 class _Forward(_Kernel):
     name = "forward"
 
-    def __init__(self, plan: Plan, kind: Real, block: int, training: bool) -> None:
+    def __init__(self, plan: Plan, tiling: Tiling, target: Target, training: bool) -> None:
         self.training = training
-        nodes = plan.equation.nodes
-        self.inputs = tuple(gate for gate in plan.equation.gates if any(n.op == "x" and n.name == gate for n in nodes))
+        self.inputs = used_inputs(plan.equation)
         self.folded = folded(plan.equation)
-        super().__init__(plan, kind, block)
+        super().__init__(plan, tiling, target)
 
     def more_columns(self) -> list[int]:
         return [len(self.inputs)]
@@ -512,7 +515,7 @@ class _Forward(_Kernel):
 
     def source(self) -> Source:
         f = self.f
-        control = _flush(f)
+        control = flush_on(f, self.target)
         self.divide()
         rows = self.word("rows_each")
         x_rows = self.table(self.word("chunk_rows"))
@@ -536,7 +539,7 @@ class _Forward(_Kernel):
             with f.loop(start, stop, carried=[("i64", "0")]) as steps:
                 count = self.step(steps.index, steps.values[0])
                 steps.next(f.add(steps.values[0], count))
-        _restore(f, control)
+        flush_off(f, self.target, control)
         return self.finish()
 
     def states_read(self) -> Iterator[str]:
@@ -679,14 +682,9 @@ class _Forward(_Kernel):
 class _Backward(_Kernel):
     name = "backward"
 
-    def __init__(self, plan: Plan, kind: Real, block: int) -> None:
-        assert plan.gradients is not None
-        self.gradients = plan.gradients
-        self.slot_dims = [UNITS] * len(plan.gradients.slots)
-        for _, first, columns in plan.gradients.runs:
-            for number, column in enumerate(columns):
-                self.slot_dims[first + number] = column.product.dim
-        super().__init__(plan, kind, block)
+    def __init__(self, plan: Plan, tiling: Tiling, target: Target) -> None:
+        self.slot_dims = plan.gradient_dims
+        super().__init__(plan, tiling, target)
 
     def _count_uses(self) -> dict[Node, int]:
         uses: dict[Node, int] = {}
@@ -700,7 +698,7 @@ class _Backward(_Kernel):
 
     def source(self) -> Source:
         f, plan = self.f, self.plan
-        control = _flush(f)
+        control = flush_on(f, self.target)
         self.divide()
         rows = self.word("rows_each")
         states = [*dict.fromkeys(str(i) for s in plan.stages for b, i in s.loads.values() if b == "state")]
@@ -710,7 +708,7 @@ class _Backward(_Kernel):
         with f.loop(f.sub(self.word("T"), "1"), "-1", "-1", down=True) as steps:
             self.step(steps.index)
         self.last(self.word("R"))
-        _restore(f, control)
+        flush_off(f, self.target, control)
         return self.finish()
 
     def step(self, t: str) -> None:
@@ -926,19 +924,3 @@ class _Backward(_Kernel):
         else:
             super().store_value(value, buffer, index, address, unit, mask, dim, panel)
 
-
-def _flush(f: Function) -> str:
-    f.module.declare("declare void @llvm.x86.sse.stmxcsr(ptr)")
-    f.module.declare("declare void @llvm.x86.sse.ldmxcsr(ptr)")
-    old = f.let("alloca i32")
-    new = f.let("alloca i32")
-    f.do(f"call void @llvm.x86.sse.stmxcsr(ptr {old})")
-    v = f.load("i32", old)
-    v = f.let(f"or i32 {v}, 32832")
-    f.store("i32", v, new)
-    f.do(f"call void @llvm.x86.sse.ldmxcsr(ptr {new})")
-    return old
-
-
-def _restore(f: Function, control: str) -> None:
-    f.do(f"call void @llvm.x86.sse.ldmxcsr(ptr {control})")

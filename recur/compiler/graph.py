@@ -2,10 +2,12 @@
 
 import linecache
 import math
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -113,14 +115,15 @@ class Graph:
 
     def power(self, a: Node, exponent: float) -> Node:
         """Return a to a constant power."""
-        if exponent == 1:
-            return a
-        if exponent in (2, 3):
-            square = self.binary("mul", a, a)
-            return square if exponent == 2 else self.binary("mul", square, a)
-        if exponent in (-1, -0.5):
-            root = a if exponent == -1 else self.unary("sqrt", a)
-            return self.binary("div", self.const(1), root)
+        if exponent < 0 and (exponent == -0.5 or exponent.is_integer()):
+            return self.binary("div", self.const(1), self.power(a, -exponent))
+        if exponent in (0, 1):
+            return a if exponent else self.const(1)
+        if exponent.is_integer() and exponent <= 1024:
+            # whole powers of negative numbers are numbers
+            half = self.power(a, exponent // 2)
+            square = self.binary("mul", half, half)
+            return self.binary("mul", square, a) if exponent % 2 else square
         if exponent == 0.5:
             return self.unary("sqrt", a)
         return self.make("pow", a, value=float(exponent))
@@ -266,7 +269,8 @@ def trace(cell: Cell) -> Equation:
     try:
         if len(_traced) > 256:
             _traced.clear()
-        _traced[key] = equation
+        if all(map(_settled, key[2:])):
+            _traced[key] = equation
     except TypeError:  # an option that cannot be hashed: traced anew each time
         pass
     return equation
@@ -275,15 +279,40 @@ def trace(cell: Cell) -> Equation:
 _traced: dict[Any, Equation] = {}
 
 
-def _identity(cell: Cell) -> Any:
+def _identity(cell: Cell) -> tuple[Any, ...]:
     """Return what the traced equation depends on: the code of `step`, the cell's options, and names it looks up."""
     step = getattr(cell.step, "__func__", cell.step)
     code = getattr(step, "__code__", step)
-    cells = tuple(c.cell_contents for c in getattr(step, "__closure__", None) or ())
-    names = getattr(step, "__globals__", {})
-    looked_up = tuple(names.get(name) for name in getattr(code, "co_names", ()))
-    options = tuple(vars(cell).items())
-    return type(cell), code, cells, looked_up, options, getattr(step, "__defaults__", None)
+    around = tuple(c.cell_contents for c in getattr(step, "__closure__", None) or ())
+    scope, names = getattr(step, "__globals__", {}), _names(code)
+    looked_up = tuple(map(scope.get, names))
+    own = tuple(getattr(type(cell), name, None) for name in names)
+    return type(cell), code, around, looked_up, own, tuple(vars(cell).items())
+
+
+@lru_cache(maxsize=256)
+def _names(code: Any) -> tuple[str, ...]:
+    """Return the names that code looks up, and functions inside it."""
+    inner = [name for part in getattr(code, "co_consts", ()) if isinstance(part, CodeType) for name in _names(part)]
+    return (*getattr(code, "co_names", ()), *inner)
+
+
+def _settled(value: Any) -> bool:
+    """Whether a value stays what it is: numbers, texts, and functions, classes and modules of recur and torch.
+
+    Another function or object may read something that changes later, without a trace in `_identity`.
+    """
+    if isinstance(value, tuple):
+        return all(map(_settled, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return True
+    if isinstance(value, ModuleType):
+        home = value.__name__
+    elif isinstance(value, FunctionType | BuiltinFunctionType | type):
+        home = value.__module__ or ""
+    else:
+        return False
+    return home.split(".")[0] in ("recur", "torch", "math", "numpy", "builtins")
 
 
 def _trace(cell: Cell) -> Equation:
@@ -353,18 +382,31 @@ class Symbol:
         method = _TORCH.get(name)
         if method is None:
             _refuse(f"torch.{name} is not among the operations that can be compiled", f"use {SUPPORTED}")
+        # such as F.relu's inplace=False
+        options = {key: value for key, value in (kwargs or {}).items() if not (value is None or value is False)}
+        symbol = next((arg for arg in args if isinstance(arg, Symbol)), None)
+        if symbol is None or not options.keys() <= {"dim", "keepdim"}:
+            _refuse(f"torch.{name} is called with {', '.join(options)}", "write it with operators")
         if method == "where":
-            return _where(*args, **(kwargs or {}))
+            return _where(*args)
         first, *rest = args
         if not isinstance(first, Symbol):
-            graph = next(arg for arg in rest if isinstance(arg, Symbol)).node.graph
-            first = Symbol(_node(graph, first))
-        result: Symbol = getattr(first, method)(*rest, **(kwargs or {}))
+            first = Symbol(_node(symbol.node.graph, first))
+        result: Symbol = getattr(first, method)(*rest, **options)
+        return result
+
+    def __array_ufunc__(self, function: Any, method: str, *args: Any, **kwargs: Any) -> "Symbol":
+        # a number of numpy meets a value
+        operator = _TORCH.get({"subtract": "sub", "power": "pow"}.get(function.__name__, function.__name__))
+        if method != "__call__" or kwargs or len(args) != 2 or operator is None:
+            _refuse(f"numpy.{function.__name__} is given a value of the equation", f"use {SUPPORTED}")
+        first = args[0] if isinstance(args[0], Symbol) else Symbol(_node(self.node.graph, args[0]))
+        result: Symbol = getattr(first, operator)(args[1])
         return result
 
     def _binary(self, op: str, other: Any, swap: bool = False) -> "Symbol":
         graph = self.node.graph
-        a, b = self.node, _node(graph, other)
+        a, b = _node(graph, self), _node(graph, other)
         if swap:
             a, b = b, a
         if {a.dim, b.dim} >= {UNITS, OUTPUTS}:
@@ -398,13 +440,44 @@ class Symbol:
     def __pow__(self, exponent: Any) -> "Symbol":
         if isinstance(exponent, Symbol):
             return (self.log() * exponent).exp()
-        return Symbol(self.node.graph.power(self.node, _number(exponent)))
+        graph = self.node.graph
+        return Symbol(graph.power(_node(graph, self), _number(exponent)))
 
     def __rpow__(self, base: Any) -> "Symbol":
-        return (self * math.log(_number(base))).exp()
+        number = _number(base)
+        if number <= 0:
+            _refuse(f"{base} is taken to a power that changes at every step", "take a positive number")
+        return (self * math.log(number)).exp()
+
+    def _changed(self, op: str, other: Any) -> "Symbol":
+        # a tensor of the caller's would be changed; a value computed in the step may be, and nobody sees it
+        if self.node.op in ("state", "x", "unit", "mask"):
+            _refuse(f"a {_LEAVES[self.node.op]} is changed in place", "compute a new value")
+        return self._binary(op, other)
+
+    def __iadd__(self, other: Any) -> "Symbol":
+        return self._changed("add", other)
+
+    def __isub__(self, other: Any) -> "Symbol":
+        return self._changed("sub", other)
+
+    def __imul__(self, other: Any) -> "Symbol":
+        return self._changed("mul", other)
+
+    def __itruediv__(self, other: Any) -> "Symbol":
+        return self._changed("div", other)
 
     def __neg__(self) -> "Symbol":
         return self._unary("neg")
+
+    def __pos__(self) -> "Symbol":
+        return self
+
+    def _unknown(self, *others: Any) -> NoReturn:
+        _refuse("an operator is not among those that can be compiled", f"use {SUPPORTED}")
+
+    __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = _unknown
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = __len__ = _unknown
 
     def __gt__(self, other: Any) -> "Symbol":
         return self._binary("gt", other)
@@ -427,7 +500,8 @@ class Symbol:
     __hash__ = None  # type: ignore[assignment]
 
     def _unary(self, op: str) -> "Symbol":
-        return Symbol(self.node.graph.unary(op, self.node))
+        graph = self.node.graph
+        return Symbol(graph.unary(op, _node(graph, self)))
 
     def sigmoid(self) -> "Symbol":
         return self._unary("sigmoid")
@@ -464,16 +538,16 @@ class Symbol:
     def minimum(self, other: Any) -> "Symbol":
         return self._binary("min", other)
 
-    def mean(self, dim: int = -1, keepdim: bool = True) -> "Symbol":
-        if dim != -1 or not keepdim:
+    def mean(self, dim: Any = None, keepdim: bool = False) -> "Symbol":
+        if dim not in (-1, (-1,), [-1]) or not keepdim:
             _refuse("a mean is taken over something else than the units", "write mean(v), from recur")
         if self.node.dim not in (UNITS, OUTPUTS):
             return self
         graph = self.node.graph
         return Symbol(graph.binary("mul", graph.sum(self.node, self.node.dim), graph.share(self.node.dim)))
 
-    def sum(self, dim: int = -1, keepdim: bool = True) -> "Symbol":
-        if dim != -1 or not keepdim:
+    def sum(self, dim: Any = None, keepdim: bool = False) -> "Symbol":
+        if dim not in (-1, (-1,), [-1]) or not keepdim:
             _refuse("a sum is taken over something else than the units", "write v.sum(-1, keepdim=True)")
         if self.node.dim not in (UNITS, OUTPUTS):
             _refuse(f"a sum is taken of {_kind(self)}", "sum a value of the units")
@@ -504,6 +578,7 @@ class Symbol:
         _refuse(f"`.{name}` is not among the operations that can be compiled", f"use {SUPPORTED}")
 
 
+_LEAVES = {"state": "state", "x": "gate's input", "unit": "per-unit parameter", "mask": "mask"}
 # torch functions and functionals by name, and the method that does the same
 _TORCH = {name: name for name in ("sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt", "maximum", "minimum", "square")}
 _TORCH |= {name: name for name in ("where", "mean", "sum", "reciprocal")}
@@ -517,17 +592,23 @@ def _where(condition: Any, a: Any, b: Any) -> Symbol:
     if not isinstance(condition, Symbol) or condition.node.op not in COMPARE:
         _refuse("the condition of `where` is no comparison", "write one such as where(x.a > 0, v, w)")
     graph = condition.node.graph
-    return Symbol(graph.where(condition.node, _node(graph, a), _node(graph, b)))
+    nodes = condition.node, _node(graph, a), _node(graph, b)
+    if {node.dim for node in nodes} >= {UNITS, OUTPUTS}:
+        _refuse("a value of the H units meets one of the P projected outputs", "project the one first with P(v)")
+    return Symbol(graph.where(*nodes))
 
 
 def _node(graph: Graph, value: Any) -> Node:
-    return value.node if isinstance(value, Symbol) else graph.const(_number(value))
+    if not isinstance(value, Symbol):
+        return graph.const(_number(value))
+    node = value.node
+    # where it counts as a number, what holds is 1
+    return graph.where(node, graph.const(1), graph.const(0)) if node.op in COMPARE else node
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.requires_grad:
-        return float(value)
-    if isinstance(value, bool | int | float) or hasattr(value, "__float__"):
+    size = value.numel() if isinstance(value, torch.Tensor) else getattr(value, "size", 1)
+    if size == 1 and hasattr(value, "__float__") and not getattr(value, "requires_grad", False):
         return float(value)
     _refuse(
         f"{_kind(value)} stands in the equation",
@@ -535,6 +616,7 @@ def _number(value: Any) -> float:
     )
 
 
+_TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
 _KINDS = {
     UNITS: "a value of the H units",
     OUTPUTS: "a value of the P projected outputs",
@@ -552,8 +634,8 @@ def _kind(value: Any) -> str:
 def _refuse(what: str, instead: str) -> NoReturn:
     """Raise NotTraceable with the line of the equation that is at fault."""
     frame = sys._getframe(1)
-    own = {__file__, Cell.advance.__code__.co_filename}
-    while frame.f_back is not None and (frame.f_code.co_filename in own or "torch" in frame.f_code.co_filename):
+    own = (__file__, Cell.advance.__code__.co_filename, _TORCH_FOLDER)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
         frame = frame.f_back
     file, line = frame.f_code.co_filename, frame.f_lineno
     text = linecache.getline(file, line).strip()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recur.compiler.graph import Node
+from recur.compiler.graph import OUTPUTS, UNITS, Node
 from recur.compiler.plan import Plan, Stage, plan_backward, plan_forward
 
 
@@ -120,6 +120,9 @@ def _back(parts: list[Tensor], gates: "list[str] | tuple[str, ...]", weights: Ma
 def _stage(
     stage: Stage, memory: dict[tuple[str, str | int], Tensor], leaves: Mapping[Node, Tensor], weights: Matrices
 ) -> None:
+    like = next(value for (buffer, _), value in memory.items() if buffer in ("state", "new"))
+    hidden = len(next(iter(weights.ih.values())))
+    sizes = {UNITS: hidden, OUTPUTS: hidden if weights.hr is None else len(weights.hr)}
     values: dict[Node, Tensor] = {}
     for node, (buffer, index) in stage.loads.items():
         if node in leaves:
@@ -127,11 +130,9 @@ def _stage(
         elif buffer == "unit":
             values[node] = weights.units[str(index)]
         elif buffer == "share":
-            size = next(iter(weights.ih.values())).shape[0]
-            values[node] = torch.tensor(1 / (size if index == "H" or weights.hr is None else len(weights.hr)))
+            values[node] = like.new_tensor(1 / sizes[str(index)])
         else:
             values[node] = memory[buffer, index]
-    like = next(value for (buffer, _), value in memory.items() if buffer in ("state", "new"))
 
     def value(node: Node) -> Tensor:
         return like.new_tensor(node.value) if node.op == "const" else values[node]
@@ -141,8 +142,8 @@ def _stage(
     for buffer, index, node in stage.stores:
         stored = value(node)
         memory[buffer, index] = stored.sum(-1, keepdim=True) if buffer == "sum" else stored
-        if buffer in ("gradient", "carry") and stored.dim() < 2:
-            memory[buffer, index] = stored.expand_as(like)
+        if buffer in ("gradient", "carry"):
+            memory[buffer, index] = stored.expand(len(like), sizes[stage.dim])
 
 
 def evaluate(node: Node, args: list[Tensor]) -> Tensor:

@@ -10,8 +10,9 @@ from functools import lru_cache
 import torch
 
 from recur.compiler import machine, threads
-from recur.compiler.gemm import OuterArgs, RowsArgs, add_gemm, outer_workspace, rows_workspace
+from recur.compiler.gemm import RowsArgs, add_gemm_rows, rows_workspace
 from recur.compiler.ir import Module
+from recur.compiler.outer import OuterArgs, add_gemm_tn, outer_workspace
 from recur.compiler.packing import add_pack
 from recur.compiler.target import Target, host
 from recur.compiler.tiles import Tiling, add_products
@@ -22,13 +23,13 @@ __all__ = ["Library", "OuterArgs", "RowsArgs", "library"]
 _FUNCTIONS = ("product", "pack", "gemm_rows", "gemm_tn")
 
 
-def library(dtype: torch.dtype) -> "Library":
-    """Return the functions for float32 or float64, for this processor.
+def library(dtype: torch.dtype, target: Target | None = None) -> "Library":
+    """Return the functions for float32 or float64, by default for this processor.
 
     Raises:
         NotCompilable: machine code cannot be made or loaded here.
     """
-    return _library(dtype, host())
+    return _library(dtype, target or host())
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Library:
     gemm_rows: int
     """Pool function: rows times packed weights to anywhere, `recur.compiler.gemm.RowsArgs`."""
     gemm_tn: int
-    """Pool function: sums of outer products of rows, `recur.compiler.gemm.OuterArgs`."""
+    """Pool function: sums of outer products of rows, `recur.compiler.outer.OuterArgs`."""
     tiling: Tiling
     """How products are cut up."""
 
@@ -133,7 +134,8 @@ def library_ir(dtype: torch.dtype, target: Target) -> str:
     cut = tiling(dtype, target)
     add_products(module, cut)
     add_pack(module, cut)
-    add_gemm(module, cut, target)
+    add_gemm_rows(module, cut, target)
+    add_gemm_tn(module, cut, target)
     return module.text
 
 

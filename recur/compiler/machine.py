@@ -7,7 +7,6 @@ import ctypes
 import gc
 import hashlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,13 +14,13 @@ from typing import Any, NamedTuple
 
 import recur
 from recur.compiler import disk
-from recur.compiler.target import NotCompilable, Target, host, llvm, missing
+from recur.compiler.target import LOCK, NotCompilable, Target, host, llvm, missing
 
 __all__ = ["CacheInfo", "NotCompilable", "assembly", "available", "cache_info", "load", "object_code", "quick"]
 
-# level 1 compiles faster than 2 and the kernels run at the same speed
-_LEVEL = 1
-_lock = threading.RLock()
+# level 1 makes the same code of kernels as 2, a little sooner. The code model for code that is loaded: addresses of 64
+# bits, wherever the system puts code and constants
+_OPTIONS = {"opt": 1, "codemodel": "jitdefault", "jit": True}
 _libraries: dict[bytes, "_Library"] = {}
 _counts = {"compiled": 0, "loaded": 0}
 
@@ -53,7 +52,7 @@ def load(ir_text: str, functions: Sequence[str], target: Target | None = None) -
     """
     target = target or host()
     key = _key(ir_text, target)
-    with _lock:
+    with LOCK:
         library = _libraries.get(key)
         if library is None:
             if lacking := missing(target):
@@ -84,7 +83,11 @@ def object_code(ir_text: str, target: Target) -> bytes:
 
 
 def available() -> str | None:
-    """Return None if kernels can be compiled and run here, else the reason; tried once."""
+    """Return None if kernels can be compiled and run here, else the reason; tried once.
+
+    Raises:
+        InputError: `RECUR_TARGET` is not what it must be.
+    """
     return _available(os.environ.get("RECUR_TARGET"))
 
 
@@ -132,7 +135,7 @@ class _Library:
         try:
             tracker = builder.link(_jit(), f"recur{_Library._count}")
         except RuntimeError as error:
-            raise NotCompilable(f"the system does not let compiled code be loaded: {error}") from error
+            raise NotCompilable(f"compiled code cannot be loaded here: {error}") from error
         found = {name: tracker[name] for name in names}
         # without an owner it is never unloaded, not even when the interpreter ends: threads may still be in there
         tracker.detach()
@@ -141,7 +144,7 @@ class _Library:
 
 def _key(ir_text: str, target: Target) -> bytes:
     binding = llvm()
-    versions = (recur.__version__, _llvmlite_version(), binding.llvm_version_info, _LEVEL)
+    versions = (recur.__version__, _llvmlite_version(), binding.llvm_version_info, _OPTIONS)
     return hashlib.sha256(f"{versions}\0{target.triple}\0{target.cpu}\0{target.features}\0{ir_text}".encode()).digest()
 
 
@@ -154,7 +157,7 @@ def _llvmlite_version() -> str:
 
 @contextmanager
 def _parsed(ir_text: str, target: Target) -> Iterator[tuple[Any, Any]]:
-    with _lock, quick():
+    with LOCK, quick():
         try:
             module = llvm().parse_assembly(ir_text)
             # what LLVM finds out later ends the process
@@ -175,15 +178,14 @@ def _machine(target: Target) -> Any:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         family = binding.Target.from_triple(target.triple)
-    return family.create_target_machine(
-        cpu=target.cpu, features=target.features, opt=_LEVEL, reloc="pic", codemodel="small", jit=True
-    )
+    reloc = "static" if target.architecture == "x86_64" else "default"
+    return family.create_target_machine(cpu=target.cpu, features=target.features, reloc=reloc, **_OPTIONS)
 
 
 @lru_cache
 def _jit() -> Any:
-    # jitlink reports that memory may not be made executable, where llvmlite's default ends the process
-    jit = llvm().create_lljit_compiler(_machine(host()), use_jit_link=True, suppress_errors=True)
+    # not with jitlink, which ends the process where memory may not be made executable
+    jit = llvm().create_lljit_compiler(_machine(host()), use_jit_link=False, suppress_errors=True)
     # never disposed of, as above
     jit._owned = True
     return jit
@@ -192,13 +194,16 @@ def _jit() -> Any:
 @lru_cache
 def _available(target: str | None) -> str | None:
     try:
-        address = load("define i64 @trial(i64 %x) {\n  %y = add i64 %x, 42\n  ret i64 %y\n}\n", ["trial"])["trial"]
+        address = load(_TRIAL, ["trial"])["trial"]
     except (NotCompilable, RuntimeError) as error:
         return f"{error}"
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)
     return None if call(58) == 100 else "compiled code gives wrong results"
 
 
-# a child must not inherit a lock that a thread it does not have holds, nor an LLVM that was left in the middle
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_TRIAL = """
+define i64 @trial(i64 %x) {
+  %y = add i64 %x, 42
+  ret i64 %y
+}
+"""

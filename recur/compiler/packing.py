@@ -14,6 +14,7 @@ def add_pack(module: Module, tiling: Tiling) -> None:
     """
     kind, nc = tiling.kind, tiling.columns
     vl = kind.lanes
+    _add_lines(module, tiling)
     _add_copy(module, kind)
     _add_turn(module, kind)
     _add_each(module, kind)
@@ -27,12 +28,22 @@ def add_pack(module: Module, tiling: Tiling) -> None:
     block = f.mul(f.mul("%outer", "%inner"), str(nc * vl))
     along = f.let("icmp eq i64 %unit_stride, 1")
     across = f.let("icmp eq i64 %k_stride, 1")
+    single = f.let("icmp eq i64 %columns, 1")
+    lines = f.let(f"and i1 {along}, {single}")
     with f.loop("%first", "%last") as b:
         start = f.mul(b.index, str(nc))
         width = f.minimum(f.sub(vectors, start), str(nc))
         base = f.at("%dst", f.mul(b.index, block), kind.name)
         stride = f.mul(width, str(vl))
-        with f.loop("0", width) as i:
+        # the vectors of a whole block lie side by side in the sources too
+        inside = f.let(f"icmp sle i64 {f.mul(f.add(b.index, '1'), str(nc * vl))}, %units")
+        beside = f.let(f"and i1 {lines}, {inside}")
+        with f.when(beside):
+            f.do(
+                f"call void @pack_lines(ptr {base}, ptr %sources, i64 {f.mul(start, str(vl))}, i64 %outer, i64 %inner,"
+                f" i64 %k_stride)"
+            )
+        with f.loop("0", f.let(f"select i1 {beside}, i64 0, i64 {width}")) as i:
             v = f.add(start, i.index)
             panel = f.let(f"udiv i64 {v}, %columns")
             column = f.let(f"urem i64 {v}, %columns")
@@ -114,6 +125,28 @@ def transpose(f: Function, kind: Real, rows: list[str]) -> list[str]:
 def _shuffle(f: Function, kind: Real, a: str, b: str, lanes: list[int]) -> str:
     mask = ", ".join(f"i32 {l}" for l in lanes)
     return f.let(f"shufflevector {kind.vector} {a}, {kind.vector} {b}, <{len(lanes)} x i32> <{mask}>")
+
+
+def _add_lines(module: Module, tiling: Tiling) -> None:
+    """Add the case of a whole block whose vectors are neighbours: it is copied a step at a time."""
+    kind, vl = tiling.kind, tiling.kind.lanes
+    f = module.function(
+        "pack_lines",
+        "ptr %to, ptr %sources, i64 %unit, i64 %outer, i64 %inner, i64 %k_stride",
+        internal=True,
+    )
+    with f.loop("0", "%outer", carried=[("ptr", "%to")]) as o:
+        src = f.at(f.load("ptr", f.at("%sources", o.index, "ptr")), "%unit", kind.name)
+        with f.loop("0", "%inner", carried=[("ptr", o.values[0]), ("ptr", src)]) as k:
+            to, src = k.values
+            vectors = [
+                f.load(kind.vector, f.at(src, str(v * vl), kind.name), kind.bytes) for v in range(tiling.columns)
+            ]
+            for v, value in enumerate(vectors):
+                f.store(kind.vector, value, f.at(to, str(v * vl), kind.name), kind.bytes)
+            k.next(f.at(to, str(tiling.columns * vl), kind.name), f.at(src, "%k_stride", kind.name))
+        o.next(k.results[0])
+    f.close()
 
 
 def _add_copy(module: Module, kind: Real) -> None:

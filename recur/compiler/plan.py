@@ -81,6 +81,22 @@ class Plan:
     all_states: bool = False
 
 
+    @property
+    def gradient_dims(self) -> list[str]:
+        """The dimension of each gradient slot."""
+        assert self.gradients is not None
+        dims = [UNITS] * len(self.gradients.slots)
+        for _, first, columns in self.gradients.runs:
+            dims[first : first + len(columns)] = [column.product.dim for column in columns]
+        return dims
+
+    @property
+    def multiplied_states(self) -> set[str]:
+        """The states that matrices are multiplied with."""
+        assert self.gradients is not None
+        return {argument.name for argument, _, _ in self.gradients.runs if argument.op == "state"}
+
+
 @dataclass(frozen=True)
 class Gradients:
     """How gradients of pre-activations lie side by side, so that every matrix product reads one run of slots.
@@ -366,6 +382,8 @@ def plan_backward(text: str, all_states: bool = False) -> Plan:
             stage.products.append(Product(operand, (leaf,), sources, argument.dim, True, True))
         else:
             leaf = equation.graph.make("back", name=str(argument.number), dim=argument.dim)
+            if leaf not in homes:  # a product of masks: nothing flows back
+                continue
             stage = planner.stage(homes[leaf], argument.dim)
             stage.products.append(Product(operand, (leaf,), sources, argument.dim, False, True))
             _local(planner, [leaf], stage)
@@ -458,3 +476,9 @@ def folded(equation: Equation) -> set[Node]:
                 if same and len(users[u]) == len(users[x]) == 1:
                     result.add(u)
     return result
+
+
+def used_inputs(equation: Equation) -> tuple[str, ...]:
+    """Return the gates whose x the equation uses."""
+    used = {node.name for node in equation.nodes if node.op == "x"}
+    return tuple(gate for gate in equation.gates if gate in used)

@@ -53,6 +53,7 @@ class Rows:
         self.uniform = self.full and self.count == batch and not fresh.any() and bool((row == np.arange(batch)).all())
         self.plain = self.uniform and direction == 1
         self._offsets: dict[tuple[int, int], Indices] = {}
+        self._previous: Indices | None = None
         self._places: tuple[Indices, Indices] | None = None
 
     def words(self, name: str, tensor: Tensor) -> dict[str, int]:
@@ -80,6 +81,14 @@ class Rows:
         """Return for each packed position where its row lies in `tensor` [T, B, ...]."""
         step, row = self.places()
         return step * tensor.stride(0) + row * tensor.stride(1)
+
+    def previous(self) -> Indices:
+        """Return for each packed position but the first `count` the position of the row's step before."""
+        if self._previous is None:
+            alive = np.diff(self.cum)
+            step = np.repeat(np.arange(self.steps), alive)[self.count :]
+            self._previous = np.arange(self.count, self.total) - self.cum[step] + self.cum[step - 1]
+        return self._previous
 
     def initial(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Return the initial states [R, H] of the rows, given those [B, H] of the batch."""
@@ -139,11 +148,11 @@ class Rows:
     def unpack(self, packed: Tensor) -> Tensor:
         """Return packed values [N, ...] as [T, B, ...], zero at steps of no row."""
         if self.uniform:
-            whole = packed.reshape(self.T, self.B, *packed.shape[1:])
+            whole = packed[: self.total].reshape(self.T, self.B, *packed.shape[1:])
             return whole.contiguous() if self.direction == 1 else whole.flip(0)
         step, row = (torch.from_numpy(index) for index in self.places())
         whole = packed.new_zeros(self.T, self.B, *packed.shape[1:])
-        whole[step, row] = packed
+        whole[step, row] = packed[: self.total]
         return whole
 
     def pack(self, whole: Tensor) -> Tensor:

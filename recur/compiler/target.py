@@ -6,9 +6,11 @@ processors can be tested on a newer one.
 
 import importlib
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from recur.errors import InputError, RecurError
 
@@ -59,6 +61,29 @@ LEVELS = {"x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4, "aarch64": froze
 _WHOLE_VECTORS = "-prefer-256-bit"
 
 
+# held by the thread that is in llvmlite, and a fork waits for it: the child must not inherit an import or a compiler
+# that a thread which it does not have has left in the middle
+LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _once(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Hold the lock, and remember the result."""
+    remembered = lru_cache(function)
+
+    @wraps(function)
+    def held(*args: _P.args, **keywords: _P.kwargs) -> _R:
+        with LOCK:
+            # mypy: lru_cache forgets the parameters
+            return remembered(*args, **keywords)  # type: ignore[arg-type]
+
+    return held
+
+
 def host() -> Target:
     """Return the processor that this process runs on, lowered to `RECUR_TARGET` where that is set.
 
@@ -96,7 +121,7 @@ def missing(target: Target) -> str | None:
     return f"this processor ({own.cpu}) lacks {', '.join(lacking)}" if lacking else None
 
 
-@lru_cache
+@_once
 def native() -> Target:
     """Return this processor with all that it has, whatever `RECUR_TARGET` says."""
     binding = llvm()
@@ -114,7 +139,7 @@ def native() -> Target:
     raise NotCompilable(f"kernels are made for x86-64 and ARM64 processors, this one is {target.architecture}")
 
 
-@lru_cache
+@_once
 def llvm() -> Any:
     """Import llvmlite with the code generator of this processor; NotCompilable where it is missing.
 
@@ -129,7 +154,7 @@ def llvm() -> Any:
     return binding
 
 
-@lru_cache
+@_once
 def _host(name: str) -> Target:
     if name in ("", "host"):
         return native()
@@ -141,16 +166,15 @@ def _host(name: str) -> Target:
     return target
 
 
-@lru_cache
+@_once
 def _features() -> Any:
     return llvm().get_host_cpu_features()
 
 
-@lru_cache
+@_once
 def _process_triple() -> str:
     triple: str = llvm().get_process_triple()
-    # the loader of llvmlite wants ELF objects on Windows too
-    return f"{triple}-elf" if "windows" in triple else triple
+    return triple
 
 
 def _x86_vectors(features: set[str] | frozenset[str]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The compiled half of `threads`: how threads are given work, meet and wait, as LLVM assembly.
 
-The memory of a team is a `%team`, then one `%member` for each thread. What different threads write lies 128 bytes apart:
-processors fetch lines of 64 bytes in pairs, and some have lines of 128.
+The memory of a team is a `%team`, then one `%member` for each thread. What different threads write lies 128 bytes
+apart: processors fetch lines of 64 bytes in pairs, and some have lines of 128.
 """
 
 from recur.compiler.target import Target
@@ -87,8 +87,9 @@ _TYPES = """
 %flag = type { i32, i32 }
 ; function, args, nt, looks before a thread that waits falls asleep
 %job = type { ptr, ptr, i64, i64 }
-; busy, nt of the last call, looks of an idle worker, looks in a call, calls to go without OpenMP, calls that this was last
-; time; then the job for the threads of OpenMP, and GOMP_parallel, omp_get_num_threads, _thread_num, _max_threads
+; busy, nt of the last call, looks of an idle worker, looks in a call, calls to go without OpenMP, how many these were
+; the last time; then the job for the threads of OpenMP, and GOMP_parallel, omp_get_num_threads, omp_get_thread_num,
+; omp_get_max_threads
 %team = type { i32, i64, i64, i64, i64, i64, [10 x i64], %job, [4 x ptr], [8 x i64] }
 ; what a kernel gets as its team. Written by the caller: the barrier, tid, job, go; by the thread itself: here (at the
 ; barrier), done, and the processor that it was last seen on
@@ -96,8 +97,8 @@ _TYPES = """
 """
 
 _WAITING = """
-; count a flag up to %value. The value is written before the sleepers are read, and a sleeper counts itself before it reads
-; the value, all sequentially consistent: one of the two sees the other
+; count a flag up to %value. The value is written before the sleepers are read, and a sleeper counts itself before it
+; reads the value, all sequentially consistent: one of the two sees the other
 define internal void @post(ptr %flag, i32 %value) nounwind {
   atomicrmw xchg ptr %flag, i32 %value seq_cst
   %at = getelementptr %flag, ptr %flag, i64 0, i32 1
@@ -111,8 +112,8 @@ done:
   ret void
 }
 
-; wait until a flag of %theirs has reached %value (numbers that wrap around): %looks, then asleep. Looking is of no use where
-; the other thread was last seen on the processor of this one: it has to be let there
+; wait until a flag of %theirs has reached %value (numbers that wrap around): %looks, then asleep. Looking is of no use
+; where the other thread was last seen on the processor of this one: it has to be let there
 define internal void @await(ptr %flag, i32 %value, i64 %looks, ptr %own, ptr %theirs) nounwind {
 entry:
   %now = load atomic i32, ptr %flag acquire, align 4
@@ -302,9 +303,9 @@ done:
   ret void
 }
 
-; run a job on the threads of OpenMP. All of them are called, for libgomp ends those that it is not asked for. Where a thread
-; shared a processor with the caller, the machine is busy and they would go on spinning there for milliseconds: the next
-; calls, twice as many each time, are left to the workers
+; run a job on the threads of OpenMP. All of them are called, for libgomp ends those that it is not asked for. Where a
+; thread shared a processor with the caller, the machine is busy and they would go on spinning there for milliseconds:
+; the next calls are left to the workers, twice as many each time and half as many again for each time that all is well
 define internal void @by_openmp(ptr %team, ptr %parallel, ptr %job, i64 %nt) nounwind {
 entry:
   %own = getelementptr %team, ptr %team, i64 0, i32 7
@@ -335,10 +336,12 @@ done:
   %last.at = getelementptr %team, ptr %team, i64 0, i32 5
   %last = load i64, ptr %last.at
   %double = shl i64 %last, 1
-  %least = call i64 @llvm.umax.i64(i64 %double, i64 32)
-  %most = call i64 @llvm.umin.i64(i64 %least, i64 4096)
-  %without = select i1 %others, i64 0, i64 %most
-  store i64 %without, ptr %last.at
+  %least = call i64 @llvm.umax.i64(i64 %double, i64 4)
+  %longer = call i64 @llvm.umin.i64(i64 %least, i64 4096)
+  %half = lshr i64 %last, 1
+  %new = select i1 %others, i64 %half, i64 %longer
+  store i64 %new, ptr %last.at
+  %without = select i1 %others, i64 0, i64 %longer
   %hold.at = getelementptr %team, ptr %team, i64 0, i32 4
   store i64 %without, ptr %hold.at
   ret void

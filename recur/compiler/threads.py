@@ -1,12 +1,11 @@
 """A compiled function on several threads, which meet at barriers, without the GIL.
 
-Every kernel is `void f(ptr args, i64 tid, i64 nt, ptr team)` and gives the same result for every number of threads `nt`.
+Every kernel is `void f(ptr args, i64 tid, i64 nt, ptr team)` and gives the same result for every number of threads.
 
-Whose threads? Where torch has OpenMP's (libgomp, on Linux), those: they go on spinning for some 8 ms after an operation
-of torch, and threads of our own would have to share the processors with them. On a busy machine that spinning is what
-hurts, so that calls go to workers there, and also where there is no libgomp and in the child of a fork, where it hangs. The
-workers are Python threads that never come back: they sit in compiled code, GIL released, and wait for work. Whoever waits
-spins, and soon sleeps.
+Whose threads? Where torch has those of libgomp (Linux), these: they go on spinning for some 8 ms after an operation of
+torch, and others would have to share the processors with them. Elsewhere, in the child of a fork, where libgomp hangs,
+and on a busy machine, where that spinning hurts, workers of our own: Python threads that never come back, but sit in
+compiled code without the GIL and wait for work. Whoever waits spins, and soon sleeps.
 """
 
 import ctypes
@@ -104,9 +103,9 @@ class _Pool:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
         self.team = -(-ctypes.addressof(memory) // 128) * 128
         looks = _pauses_per_second(pause)
-        openmp = _openmp() if self._openmp else None
+        openmp = (_openmp() if self._openmp else None) or [0, 0, 0, 0]
         _function(prepare, "pnnnpppp")(
-            self.team, MAXIMUM_THREADS, int(looks * _IDLE_SECONDS), int(looks * _CALL_SECONDS), *(openmp or [None] * 4)
+            self.team, MAXIMUM_THREADS, int(looks * _IDLE_SECONDS), int(looks * _CALL_SECONDS), *openmp
         )
         self._worker = _function(worker, "p")
         self.dispatch = _function(dispatch, "pppn")

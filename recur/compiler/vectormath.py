@@ -1,8 +1,8 @@
 """exp, log, tanh, sigmoid and power of whole vectors, written in line into a kernel.
 
 Accurate to about 2 units in the last place; NaN stays NaN, the infinities have their limits, tanh keeps the sign of
-zero. Results too small for a normal number may be zero. The coefficients are minimax fits made with mpmath by the Remez
-algorithm (error weighted by |r| + 0.02), rounded to the type; `contract` is the only fast-math flag.
+zero. Results below 2^-125 (2^-1021 for doubles) may be zero. The coefficients are minimax fits made with mpmath by the
+Remez algorithm (error weighted by |r| + 0.02), rounded to the type; `contract` is the only fast-math flag.
 """
 
 import math
@@ -221,28 +221,28 @@ def power(f: Function, v: str, exponent: str, kind: Real) -> str:
     return exp(f, kind.op(f, "fmul", exponent, log(f, v, kind)), kind)
 
 
-def _magic(kind: Real) -> float:
-    """Return the number whose sum with n holds n, as an exponent is stored, in its last bits."""
-    return 1.5 * 2.0**kind.mantissa + kind.bias
+def _magic(kind: Real, shift: int = 0) -> float:
+    """Return the number whose sum with n holds n - shift, as an exponent is stored, in its last bits."""
+    return 1.5 * 2.0**kind.mantissa + kind.bias - shift
 
 
-def _power_of_two(f: Function, t: str, kind: Real) -> tuple[str, str]:
-    """Return n and 2^n, from t = n + magic."""
-    n = kind.op(f, "fsub", t, kind.splat(_magic(kind)))
+def _power_of_two(f: Function, t: str, kind: Real, shift: int = 0) -> tuple[str, str]:
+    """Return n and 2^(n - shift), from t = n + magic."""
+    n = kind.op(f, "fsub", t, kind.splat(_magic(kind, shift)))
     bits = f.let(f"shl {kind.integer} {kind.as_integer(f, t)}, {kind.splat_bits(kind.mantissa)}")
     return n, kind.as_real(f, bits)
 
 
 def _exp(f: Function, v: str, kind: Real, sign: int) -> str:
-    """Return e^(sign v) = 2^n e^r by the method of Cody and Waite."""
-    bound = (kind.bias + 0.4) * math.log(2)  # from here on 2^n is stored as 0
+    """Return e^(sign v) = 2^(n-1) 2 e^r by the method of Cody and Waite; 2^n itself can be too large for the type."""
+    bound = (kind.bias - 0.6) * math.log(2)  # from here on 2^(n-1) is stored as 0
     v = kind.at_least(f, v, -bound) if sign > 0 else kind.at_most(f, v, bound)
-    t = kind.fma(f, v, kind.splat(sign / math.log(2)), kind.splat(_magic(kind)))
-    # above, n stays and r grows, until the product overflows as it should
-    n, scale = _power_of_two(f, kind.at_most(f, t, _magic(kind) + kind.bias), kind)
+    t = kind.fma(f, v, kind.splat(sign / math.log(2)), kind.splat(_magic(kind, 1)))
+    # above, n stays and r grows, so that the product becomes infinite
+    n, scale = _power_of_two(f, kind.at_most(f, t, _magic(kind) + kind.bias), kind, 1)
     r = v
     for part in LN2[kind.name]:
         r = kind.fma(f, n, kind.splat(-sign * part), r)
     coefficients = (1.0, 1.0, *EXP[kind.name])
-    p = kind.polynomial(f, r, tuple(c * sign**k for k, c in enumerate(coefficients)))
+    p = kind.polynomial(f, r, tuple(2 * c * sign**k for k, c in enumerate(coefficients)))
     return kind.op(f, "fmul", p, scale)

@@ -11,7 +11,7 @@ from recur.cells import cell_named
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
 from recur.layers.stack import check_finite, check_lengths, run_stack
-from recur.scan import BACKENDS, Weights
+from recur.scan import Weights, check_backend
 
 _OPTIONS = (
     "num_layers",
@@ -101,8 +101,7 @@ class Recurrent(nn.Module):
             raise InputError(
                 f"`proj_size` must be {'above 0' if self.cell.projected else '0'} for {self.cell!r}, got {proj_size}"
             )
-        if backend not in BACKENDS:
-            raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        check_backend(backend)
         self.input_size, self.hidden_size, self.num_layers, self.proj_size = (
             input_size,
             hidden_size,

@@ -22,7 +22,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
         raise InputError(f"`lengths` must be whole numbers, got {given.dtype}")
     if given.shape != (batch,):
         raise InputError(f"`lengths` must have shape [B] = [{batch}], got {list(given.shape)}")
-    wrong = ((given < 0) | (given > steps)).nonzero()
+    wrong = () if torch.compiler.is_compiling() else ((given < 0) | (given > steps)).nonzero()
     if len(wrong):
         row = int(wrong[0])
         raise InputError(f"`lengths` must be in 0..T = 0..{steps}, got {int(given[row])} in row {row}")
@@ -35,6 +35,8 @@ def check_finite(input: Tensor, lengths: Tensor | None) -> None:
     Raises:
         InputError: names the row, step and feature of the first NaN.
     """
+    if torch.compiler.is_compiling():
+        return
     bad = input.isnan()
     if not bad.any():
         return
@@ -84,7 +86,7 @@ def run_stack(
             if recurrent_dropout and weights.hh is not None:
                 weights = weights._replace(hh=F.dropout(weights.hh, recurrent_dropout, training))
             index = number * len(directions) + direction
-            output, final = scan(
+            output, final, _, _ = scan(
                 cell,
                 input,
                 weights,

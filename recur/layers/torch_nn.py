@@ -17,7 +17,7 @@ from recur.cells import LSTMP, Elman
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
 from recur.layers.stack import check_finite, check_lengths, run_stack
-from recur.scan import BACKENDS, Weights
+from recur.scan import Weights, check_backend, compiles
 
 
 class _Lengths(nn.RNNBase):
@@ -31,8 +31,7 @@ class _Lengths(nn.RNNBase):
         super().__init__(*args, **kwargs)
         if not 0 <= recurrent_dropout < 1:
             raise InputError(f"`recurrent_dropout` must be in [0, 1), got {recurrent_dropout}")
-        if backend not in BACKENDS:
-            raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        check_backend(backend)
         # an attribute only where it differs: a default layer's state is exactly torch.nn's
         if recurrent_dropout:
             self.recurrent_dropout = recurrent_dropout
@@ -87,10 +86,16 @@ class _Lengths(nn.RNNBase):
         packed = isinstance(input, PackedSequence)
         if lengths is not None and packed:
             raise InputError("`lengths` must not be given with a PackedSequence, which holds its own")
-        ours = lengths is not None or self.backend == "reference" or (self.recurrent_dropout and self.training)
+        data = input.data if isinstance(input, PackedSequence) else input
+        ours = (
+            lengths is not None
+            or self.backend == "reference"
+            or (self.recurrent_dropout and self.training)
+            or compiles(self.all_weights[0][0], data, self.backend)
+        )
         if isinstance(input, PackedSequence):
             return self._packed(input, hx) if ours or self._dense_is_faster(input, hx) else super().forward(input, hx)
-        if not ours:
+        if not ours or input.dim() not in (2, 3):
             return super().forward(input, hx)
         if input.dim() == 3:
             if lengths is not None:
@@ -125,8 +130,6 @@ class _Lengths(nn.RNNBase):
         return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices), final
 
     def _unbatched(self, input: Tensor, hx: Any) -> tuple[Tensor, Any]:
-        if input.dim() != 2:
-            raise ValueError(f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D instead")
         rows = 0 if self.batch_first else 1
         states = None if hx is None else [value.unsqueeze(1) for value in _states(hx)]
         output, final = self._batch(
@@ -168,7 +171,7 @@ class RNN(_Lengths, nn.RNN):
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype:
             as in torch.nn.RNN.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
         >>> output, h = RNN(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])
@@ -184,7 +187,7 @@ class LSTM(_Lengths, nn.LSTM):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
             as in torch.nn.LSTM.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
         >>> output, (h, c) = LSTM(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])
@@ -200,7 +203,7 @@ class GRU(_Lengths, nn.GRU):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
             as in torch.nn.GRU.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
         >>> output, h = GRU(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])

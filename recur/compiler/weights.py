@@ -1,0 +1,206 @@
+"""Weights in the order in which kernels read them, packed again only when they have changed."""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recur.compiler.graph import OUTPUTS, UNITS, Equation
+from recur.compiler.library import Library
+from recur.compiler.plan import Plan, folded, used_inputs
+
+
+class Weights(NamedTuple):
+    """The weights of one layer and direction, as `recur.scan.Weights`."""
+
+    ih: Tensor
+    hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    units: Tensor | None
+    hr: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a call and what follows from them."""
+
+    D: int
+    H: int
+    P: int
+    lanes: int
+
+    def of(self, dim: str) -> int:
+        """H or P."""
+        return self.P if dim == OUTPUTS else self.H
+
+    def padded(self, dim: str) -> int:
+        """That, rounded up to whole vectors."""
+        return -(-self.of(dim) // self.lanes) * self.lanes
+
+    def words(self) -> dict[str, int]:
+        """As words of a kernel's argument."""
+        units, outputs = self.padded(UNITS), self.padded(OUTPUTS)
+        return {
+            "D": self.D,
+            "H": self.H,
+            "P": self.P,
+            "Hp": units,
+            "Pp": outputs,
+            "panels_H": units // self.lanes,
+            "panels_P": outputs // self.lanes,
+        }
+
+
+def sizes_of(width: int, weights: Weights, equation: Equation, lanes: int) -> Sizes:
+    """Return the sizes that follow from the inputs' width and the weights."""
+    hidden = weights.ih.shape[0] // len(equation.gates)
+    return Sizes(width, hidden, hidden if weights.hr is None else weights.hr.shape[0], lanes)
+
+
+class Packed(NamedTuple):
+    """Packed weights, and the words of a kernel's argument that say where they are."""
+
+    words: dict[str, int]
+    buffers: tuple[Tensor, ...]
+
+
+def matrices(equation: Equation, weights: Weights, hidden: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the matrices of the inputs and of the recurrent products, by gate; "" is the projection."""
+    ih = dict(zip(equation.gates, dense_rows(weights.ih).split(hidden), strict=True))
+    hh: dict[str, Tensor] = {}
+    if weights.hh is not None:
+        hh = dict(zip(equation.recurrent, dense_rows(weights.hh).split(hidden), strict=True))
+    if weights.hr is not None:
+        hh[""] = dense_rows(weights.hr)
+    return ih, hh
+
+
+def dense_rows(value: Tensor) -> Tensor:
+    """Return `value` with the numbers of a row side by side."""
+    return value if value.shape[-1] == 1 or value.stride(-1) == 1 else value.contiguous()
+
+
+def pack(
+    lib: Library, blocks: Sequence[Tensor], *, columns: int, units: int, inner: int, transposed: bool
+) -> Tensor:
+    """Pack matrices [units, inner] each, or where `transposed` [inner, units], as columns or one after the other."""
+    outer = len(blocks) // columns
+    packed = torch.empty(max(lib.vectors(units, columns) * outer * inner * lib.VL, 1), dtype=lib.dtype)
+    stride = blocks[0].stride(0)
+    lib.pack_weights(
+        packed.data_ptr(),
+        [block.data_ptr() for block in blocks],
+        columns=columns,
+        outer=outer,
+        inner=inner,
+        units=units,
+        unit_stride=1 if transposed else stride,
+        k_stride=stride if transposed else 1,
+    )
+    return packed
+
+
+def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
+    """Pack what the forward kernel reads."""
+    equation = plan.equation
+    ih, hh = matrices(equation, weights, sizes.H)
+    buffers: dict[str, Tensor] = {}
+    if names := used_inputs(equation):
+        blocks = [ih[name] for name in names]
+        buffers["w_x"] = pack(lib, blocks, columns=len(names), units=sizes.H, inner=sizes.D, transposed=False)
+    for number, stage in enumerate(plan.stages):
+        for index, product in enumerate(stage.products):
+            blocks = [hh[gate] for (gate,) in product.sources]
+            size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
+            buffers[f"w_{number}_{index}"] = pack(
+                lib, blocks, columns=len(blocks), units=size, inner=inner, transposed=False
+            )
+    width = sizes.padded(UNITS)
+    bias_x = torch.zeros(len(equation.gates), width, dtype=lib.dtype)
+    bias_u = torch.zeros(max(1, len(equation.recurrent)), width, dtype=lib.dtype)
+    if weights.bias_ih is not None:
+        bias_x[:, : sizes.H] = weights.bias_ih.view(-1, sizes.H)
+    if weights.bias_hh is not None:
+        bias_u[:, : sizes.H] = weights.bias_hh.view(-1, sizes.H)
+        for node in folded(equation):
+            bias_x[equation.gates.index(node.name)] += bias_u[equation.recurrent.index(node.name)]
+    buffers |= {"bias_x": bias_x, "bias_u": bias_u}
+    if weights.units is not None:
+        buffers["units"] = _padded(weights.units, width)
+    return _packed(buffers)
+
+
+def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
+    """Pack what the backward kernel reads, and as `w_x` what the gradient of the inputs is made with."""
+    ih, hh = matrices(plan.equation, weights, sizes.H)
+    buffers: dict[str, Tensor] = {}
+    for number, stage in enumerate(plan.stages):
+        for index, product in enumerate(stage.products):
+            blocks = [hh[gate] for gate in product.sources[0]]
+            size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
+            buffers[f"w_{number}_{index}"] = pack(lib, blocks, columns=1, units=size, inner=inner, transposed=True)
+    if weights.units is not None:
+        buffers["units"] = _padded(weights.units, sizes.padded(UNITS))
+    return _packed(buffers)
+
+
+def pack_inputs(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Tensor:
+    """Pack what the gradient of the inputs is made with."""
+    assert plan.gradients is not None
+    ih, _ = matrices(plan.equation, weights, sizes.H)
+    blocks = [ih[gate] for gate in plan.gradients.inputs[1]]
+    return pack(lib, blocks, columns=1, units=sizes.D, inner=sizes.H, transposed=True)
+
+
+def _padded(value: Tensor, width: int) -> Tensor:
+    result = torch.zeros(len(value), width, dtype=value.dtype)
+    result[:, : value.shape[1]] = value
+    return result
+
+
+def _packed(buffers: dict[str, Tensor]) -> Packed:
+    return Packed({name: buffer.data_ptr() for name, buffer in buffers.items()}, tuple(buffers.values()))
+
+
+class _Kept(NamedTuple):
+    weights: tuple["weakref.ref[Tensor] | None", ...]
+    versions: tuple[int, ...]
+    samples: tuple["np.ndarray[tuple[int, ...], np.dtype[np.generic]]", ...]
+    packed: Packed
+
+
+_kept: dict[tuple[int, str, str], _Kept] = {}
+
+
+def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
+    """Return `pack_forward` of the weights, that of the last call if they are the same and unchanged."""
+    if any(w is not None and w.is_inference() for w in weights):
+        return pack_forward(plan, weights, sizes, lib)
+    key = (id(weights.ih), plan.equation.text, str(lib.dtype))
+    versions = tuple(-1 if w is None else w._version for w in weights)
+    kept = _kept.get(key)
+    if kept is not None and kept.versions == versions:
+        same = all(
+            w is None if r is None else r() is w for w, r in zip(weights, kept.weights, strict=True)
+        ) and all(np.array_equal(a, b) for a, b in zip(_samples(weights), kept.samples, strict=True))
+        if same:
+            return kept.packed
+    packed = pack_forward(plan, weights, sizes, lib)
+    references = tuple(None if w is None else weakref.ref(w, lambda _, key=key: _kept.pop(key, None)) for w in weights)  # type: ignore[misc]
+    _kept[key] = _Kept(references, versions, tuple(s.copy() for s in _samples(weights)), packed)
+    return packed
+
+
+def _samples(weights: Weights) -> list["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:
+    """Return some of the numbers: `parameter.data` can be written to without the version telling."""
+    found = []
+    for w in weights:
+        if w is not None:
+            flat = w.detach().numpy().reshape(-1)
+            found.append(flat[:: max(1, flat.size // 61)])
+    return found
