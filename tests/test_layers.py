@@ -383,7 +383,7 @@ def test_replace_turns_modules_in_place():
     net.inner[0](x, lengths=[6, 2, 0])
     assert type(recur.replace(nn.LSTM(4, 5))) is recur.LSTM
     twin = copy.deepcopy(net)
-    assert torch.equal(twin.rnn(x)[0], before[1])
+    assert torch.equal(twin.rnn(x)[0], after[1])
 
 
 def test_replace_leaves_subclasses_alone():

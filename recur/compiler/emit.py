@@ -31,6 +31,33 @@ FEW = 3  # up to so many rows, a product reads many panels at once
 WIDE = 64  # how many vectors it then gives
 
 
+# where rows are split, into as many parts as threads were asked for, however many there are; each does every %nt-th
+_PARTS = """
+define void @{name}(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind {{
+entry:
+  %split.at = getelementptr i64, ptr %a, i64 {split}
+  %split = load i64, ptr %split.at
+  %shared = icmp ne i64 %split, 0
+  br i1 %shared, label %one, label %some
+one:
+  call void @part(ptr %a, i64 %tid, i64 %nt, ptr %team)
+  ret void
+some:
+  %all.at = getelementptr i64, ptr %a, i64 {threads}
+  %all = load i64, ptr %all.at
+  br label %loop
+loop:
+  %number = phi i64 [ %tid, %some ], [ %next, %loop ]
+  call void @part(ptr %a, i64 %number, i64 %all, ptr %team)
+  %next = add i64 %number, %nt
+  %more = icmp slt i64 %next, %all
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""
+
+
 @dataclass(frozen=True)
 class Source:
     """A kernel's IR, and the names of the words of its argument, in order."""
@@ -60,7 +87,7 @@ class _Kernel:
         self.fields: list[str] = []
         self.module = Module()
         self.module.add(BARRIER_IR)
-        self.f = Function(self.module, f"define void @{self.name}(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind")
+        self.f = Function(self.module, f"define internal void @part(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind")
         self._prologue: list[str] = []
         self._arguments: dict[str, str] = {}
         columns = [len(product.leaves) for stage in plan.stages for product in stage.products]
@@ -86,6 +113,10 @@ class _Kernel:
     def finish(self) -> Source:
         self.f._lines[2:2] = self._prologue
         self.f.close()
+        self.fields.append("threads")
+        self.module.add(
+            _PARTS.format(name=self.name, split=self.fields.index("split"), threads=self.fields.index("threads"))
+        )
         return Source(self.module.text, tuple(self.fields))
 
     # arguments and addresses

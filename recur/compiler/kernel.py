@@ -322,6 +322,7 @@ class _Scratch:
         self.sums = torch.zeros(rows.count * len(plan.sums) * each, dtype=lib.dtype)
         self.words = {
             "rows_each": mine,
+            "threads": nt,
             "pointers": pointers.data_ptr(),
             "pointers_size": tables,
             "temporary": temporary.data_ptr(),

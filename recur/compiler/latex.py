@@ -66,7 +66,7 @@ class _Formula:
     def _name(self, targets: list[Node]) -> None:
         for name, node in reversed(list(zip(self.equation.new, targets, strict=True))):
             if node.op not in ("const", "state"):
-                self._line(node, f"{symbol(name)}_t")
+                self._line(node, f"{symbol(name)}_t", state=True)
         uses = Counter(arg for node in self.order for arg in self._parts(node))
         for gate, value in called(self.equation).items():
             node = _simple(value)
@@ -81,8 +81,9 @@ class _Formula:
                 count += 1
                 self._line(node, f"v_{{{count}}}" if count > 9 else f"v_{count}")
 
-    def _line(self, node: Node, name: str) -> None:
-        if node not in self.names and name not in self.lines.values():
+    def _line(self, node: Node, name: str, state: bool = False) -> None:
+        taken = {f"{symbol(state)}_t" for state in self.equation.states}
+        if node not in self.names and (state or name not in taken):
             self.names[node] = self.lines[node] = name
 
     def _sorted(self) -> list[Node]:
@@ -150,7 +151,7 @@ class _Formula:
         if (normal := normalized(node)) and normal[1] == self.epsilon:
             return CALL, rf"\mathrm{{N}}{brackets(self.write(normal[0]))}"
         if of := averaged(node):
-            return PRODUCT, rf"\tfrac{{1}}{{{of.dim}}} \sum {self.write(of, ATOM)}"
+            return PRODUCT, rf"\tfrac{{1}}{{{of.dim}}} \sum {self.write(of, CALL)}"
         match node.op, node.args:
             case "const", ():
                 text = number(node.value)
@@ -186,13 +187,13 @@ class _Formula:
             case "sqrt", (a,):
                 return CALL, rf"\sqrt{{{self.write(a)}}}"
             case "abs", (a,):
-                return CALL, rf"\lvert {self.write(a)} \rvert"
+                return ATOM, rf"\lvert {self.write(a)} \rvert"
             case "relu", (a,):
                 return CALL, rf"\max{brackets(f'0, {self.write(a)}')}"
             case (("max" | "min"), (a, b)):
                 return CALL, rf"\{node.op}{brackets(f'{self.write(a)}, {self.write(b)}')}"
             case "sum", (a,):
-                return PRODUCT, rf"\sum {self.write(a, ATOM)}"
+                return PRODUCT, rf"\sum {self.write(a, CALL)}"
             case "where", (test, a, b):
                 cases = rf"{self.write(a)} & \text{{if }} {self.write(test)} \\ {self.write(b)} & \text{{otherwise}}"
                 return SUM, rf"\begin{{cases}} {cases} \end{{cases}}"

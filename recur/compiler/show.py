@@ -191,7 +191,8 @@ def _arriving(stage: Stage, plan: Plan, words: Words) -> _Lines:
         if product := by.get(node):
             first, count = product.operand.first, product.operand.count
             run = next(run for _, start, run in plan.gradients.runs if (start, len(run)) == (first, count))
-            terms += [f"{matrix(column)}.T({words(column.gradient)})" for column in run]
+            for number, column in enumerate(run):
+                terms.append(f"{matrix(column)}.T({_place('gradient', first + number, column.gradient, plan, words)})")
             notes.append(f"[{product.dim}, {count} {product.operand.dim}]".replace(" 1 ", " "))
         terms += [f"ds.{node.name}"] * (node.name in plan.carries)
         if buffer == "seed" and terms:
@@ -208,13 +209,9 @@ def _work(stage: Stage, plan: Plan, words: Words) -> _Lines:
     values = {words(node): words.definition(node) for node in stage.order if node in words.names}
     notes: dict[str, dict[str, None]] = {}
     for buffer, index, node in stage.stores:
-        name = _place(buffer, index, plan) or words(node)
-        if buffer == "gradient" and words(node) in slot_names(plan)[int(index)]:
-            name = words(node)
-        elif buffer == "sum":
-            name = f"sum({words(node)})"
-            values[name] = name
-        values.setdefault(name, words.definition(node) if name == words(node) and node.op != "back" else words(node))
+        name = _place(buffer, index, node, plan, words)
+        here = name == words(node) and node.op != "back"
+        values.setdefault(name, words.definition(node) if here else name if buffer == "sum" else words(node))
         note = "output" if (buffer, index) == ("new", "h") else _NOTES[buffer]
         notes.setdefault(name, {}).update(dict.fromkeys(note.split(", ")))
     lines = [("read " + " ".join(dict.fromkeys(reads)), "")] if reads else []
@@ -223,8 +220,8 @@ def _work(stage: Stage, plan: Plan, words: Words) -> _Lines:
     return lines
 
 
-def _place(buffer: str, index: str | int, plan: Plan) -> str | None:
-    """Return the name that a place has, whatever is stored there."""
+def _place(buffer: str, index: str | int, node: Node, plan: Plan, words: Words) -> str:
+    """Return the name of what is stored somewhere: that of the place if it has one."""
     match buffer:
         case "new":
             return f"{index}'"
@@ -232,6 +229,9 @@ def _place(buffer: str, index: str | int, plan: Plan) -> str | None:
             return f"ds.{index}"
         case "unit_gradient":
             return f"dp.{index}"
+        case "sum":
+            return f"sum({words(node)})"
         case "gradient":
-            return slot_names(plan)[int(index)][0]
-    return None
+            names = slot_names(plan)[int(index)]
+            return words(node) if words(node) in names else names[0]
+    return words(node)
