@@ -7,18 +7,29 @@ and dtype and under every transform. Nothing above this file knows which one run
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
-from recur.compiler import machine
-from recur.compiler.graph import trace
+from recur.compiler import machine, operator
 from recur.compiler.eager import Unrolled, valid_steps
+from recur.compiler.graph import trace
+from recur.compiler.operator import DTYPES, Call
 from recur.errors import InputError
-from recur.compiler.operator import DTYPES
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have torch.compile call `function` while it compiles, and take the result for good."""
+    # torch.compiler.assume_constant_result does just this, after importing the compiler for a second and a half
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
 
 BACKENDS = ("auto", "reference", "cpu", "torch")
 
@@ -137,9 +148,15 @@ def compiles(weight: Tensor, input: Tensor, backend: str) -> bool:
             f"`backend` 'cpu' runs float32 and float64 on a CPU, got weights of {weight.dtype} on "
             f"{weight.device.type} and an input on {input.device.type}"
         )
-    return fits and (asked == "cpu" or machine.available() is None)
+    return fits and (asked == "cpu" or _available())
 
 
+@constant
+def _available() -> bool:
+    return machine.available() is None
+
+
+@constant
 def _asked(backend: str) -> str:
     asked = check_backend(backend)
     if asked == "auto":
@@ -169,19 +186,20 @@ def choose(
 
 def _transformed(tensors: Sequence[Tensor]) -> bool:
     """Whether a transform of torch.func or forward-mode differentiation is under way, which kernels know nothing of."""
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
-    forward_ad = torch.autograd.forward_ad
-    if forward_ad._current_level < 0:
-        return False
-    return any(forward_ad.unpack_dual(value).tangent is not None for value in tensors)
+    functions, forward = _transforms()
+    if functions or torch.compiler.is_compiling():
+        return functions or forward
+    return forward and any(torch.autograd.forward_ad.unpack_dual(value).tangent is not None for value in tensors)
 
 
-@torch.compiler.assume_constant_result
-def equation_text(cell: Cell) -> str:
-    """Return the traced equation as text, see `recur.compiler.graph`."""
+@constant
+def _transforms() -> tuple[bool, bool]:
+    return torch._C._functorch.peek_interpreter_stack() is not None, torch.autograd.forward_ad._current_level >= 0
+
+
+@constant
+def equation_text(cell: Cell, *options: Any) -> str:
+    """Return the traced equation as text, see `recur.compiler.graph`; `options` are what torch.compile is to watch."""
     return trace(cell).text
 
 
@@ -201,12 +219,20 @@ def _compiled(
 ) -> Scanned:
     # what autocast has made of an input or state is taken back: kernels compute in the weights' type
     dtype = weights.ih.dtype
-    input = input.to(dtype)
-    before = [value.to(dtype) for value in state]
-    masks = None if masks is None else masks.to(dtype)
-    output, *rest = torch.ops.recur.scan.default(
-        equation_text(cell), input, list(weights), before, lengths, resets, masks, reverse, left, False, states, gates
+    if lengths is not None and lengths.dtype != torch.int64:
+        lengths = lengths.long()
+    call = Call(
+        equation_text(cell),
+        _as(input, dtype),
+        list(weights),
+        [_as(value, dtype) for value in state],
+        lengths,
+        resets,
+        None if masks is None else _as(masks, dtype),
+        reverse,
+        left,
     )
+    output, *rest = operator.scan(call, states=states, gates=gates)
     names = cell.state_names
     after = State(**dict(zip(names, rest, strict=False)))
     every = None
@@ -214,6 +240,10 @@ def _compiled(
         others = dict(zip([name for name in names if name != "h"], rest[len(names) :], strict=False))
         every = State(**{name: output if name == "h" else others[name] for name in names})
     return Scanned(output, after, every, rest[-1] if gates else None)
+
+
+def _as(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value if value.dtype == dtype else value.to(dtype)
 
 
 def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | None]:

@@ -575,9 +575,9 @@ def test_what_can_be_wrong_with_a_file(tmp_path: Path, text: str, name: str, mes
 def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = (Path(__file__).parent.parent / "docs" / "show.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (source,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    Path("clockwise.py").write_text(source)
-    examples = re.findall(r"^```console\n\$ (.*)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    source = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)[0]
+    Path("leaky.py").write_text(source)
+    examples = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert len(examples) >= 3
     for line, shown in examples:
         program_name, *tokens = shlex.split(line)

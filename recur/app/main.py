@@ -1,4 +1,4 @@
-"""The command line: `recur train classify`, `predict`, `evaluate`, `vectors nearest`, `demo`."""
+"""The command line: `recur train classify`, `predict`, `evaluate`, `vectors nearest`, `show`, `bench`, `demo`."""
 
 import io
 import json
@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from recur.app.bench import bench
 from recur.app.flags import with_flags
+from recur.app.show import show
 from recur.errors import InputError, RecurError
 from recur.tasks.classify_options import ClassifyOptions
 from recur.tasks.options import make_options, read_toml
@@ -31,6 +33,8 @@ train = App(name="train", help="Train a network and write a run folder.")
 vectors = App(name="vectors", help="Look into files of word vectors.")
 app.command(train)
 app.command(vectors)
+app.command(show)
+app.command(bench)
 
 Json = Annotated[bool, Parameter(negative="")]
 

@@ -70,8 +70,8 @@ def measure(
     Args:
         calls: what to time, by name; each has been called before.
         rounds: most rounds; each has every name twice, in an order and in its reverse, so that drift cancels.
-        seconds: per name; no round starts later than that, but for the first three. Where blocks had to wait, thrice as
-            long is tried.
+        seconds: per name; no round starts later than that, but for the first three. Where the first of `calls` had to
+            wait too often, thrice as long is tried.
         alone: drop blocks in which our threads waited for a core; not wanted beside a busy process.
         settle: seconds of sleep before a block.
     """
@@ -81,7 +81,7 @@ def measure(
     order, start = list(calls), time.perf_counter()
     for done in range(rounds):
         spent = (time.perf_counter() - start) / len(calls)
-        if done >= LEAST_ROUNDS and spent > (3 if any(map(timing.contended, calls)) else 1) * seconds:
+        if done >= LEAST_ROUNDS and spent > (3 if timing.contended(next(iter(calls))) else 1) * seconds:
             break
         blocks: dict[str, list[tuple[float, bool]]] = {name: [] for name in calls}
         for name in chain(order, reversed(order)):
@@ -102,6 +102,7 @@ def _block(call: Callable[[], object], count: int, warm: bool = True) -> tuple[f
     """Return the median seconds of `count` calls, and how long threads stood in line in that time, as a share of it."""
     if warm:
         call()
+    # threads of one library that stand in each other's way count too: the system does not tell whom they wait for
     waits, start = _waits(), time.perf_counter()
     times = []
     for _ in range(count):

@@ -23,11 +23,11 @@ def table(found: Mapping[str, Any]) -> str:
     parts += [f"{heading}\n{_table(group)}" for heading, group in groups.items()]
     if any(row["contended"] for row in rows):
         parts.append(
-            f"{MARK} threads waited for a core in nearly every round, and these rounds count too: the machine is busy"
+            f"{MARK} threads waited for a core, or for each other, in nearly every round: these rounds count too"
         )
     if found["wrong"]:
         parts.append("Not timed:\n" + "\n".join(f"  {line}" for line in found["wrong"]))
-    return "\n\n".join([*parts, *found["notes"]])
+    return "\n\n".join([*parts, *(["\n".join(found["notes"])] if found["notes"] else [])])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

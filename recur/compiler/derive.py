@@ -114,7 +114,7 @@ def _parts(graph: Graph, node: Node, g: Node) -> list[tuple[Node, Node]]:
         case "pow", (a,):
             slope = mul(graph.const(node.value), graph.power(a, node.value - 1))
             return [(a, mul(g, slope))]
-        case ("max" | "min"), (a, b):
+        case (("max" | "min"), (a, b)):
             # torch shares the gradient where both are equal
             tie = graph.where(graph.make("eq", a, b), mul(g, graph.const(0.5)), zero)
             first = graph.make("gt" if node.op == "max" else "lt", a, b)

@@ -132,9 +132,20 @@ def gradients(
     d_y, d_final, d_states = given
     with torch.enable_grad():
         # aliases, so that the gradient is taken with respect to these uses alone
-        inputs = [value.view_as(value) if value is not None and value.requires_grad else value for value in (x, *weights, *state)]
+        inputs = [
+            value.view_as(value) if value is not None and value.requires_grad else value
+            for value in (x, *weights, *state)
+        ]
         run = Unrolled(
-            text, inputs[0], inputs[1:7], inputs[7:], lengths, resets, masks, reverse, left  # type: ignore[arg-type]
+            text,
+            inputs[0],
+            inputs[1:7],
+            inputs[7:],
+            lengths,
+            resets,
+            masks,
+            reverse,
+            left,  # type: ignore[arg-type]
         )
         others = [values for name, values in run.states.items() if name != "h"]
         pairs = list(zip([run.outputs, *run.final, *others], [d_y, *d_final, *d_states], strict=False))

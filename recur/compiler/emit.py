@@ -31,33 +31,6 @@ FEW = 3  # up to so many rows, a product reads many panels at once
 WIDE = 64  # how many vectors it then gives
 
 
-# where rows are split, into as many parts as threads were asked for, however many there are; each does every %nt-th
-_PARTS = """
-define void @{name}(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind {{
-entry:
-  %split.at = getelementptr i64, ptr %a, i64 {split}
-  %split = load i64, ptr %split.at
-  %shared = icmp ne i64 %split, 0
-  br i1 %shared, label %one, label %some
-one:
-  call void @part(ptr %a, i64 %tid, i64 %nt, ptr %team)
-  ret void
-some:
-  %all.at = getelementptr i64, ptr %a, i64 {threads}
-  %all = load i64, ptr %all.at
-  br label %loop
-loop:
-  %number = phi i64 [ %tid, %some ], [ %next, %loop ]
-  call void @part(ptr %a, i64 %number, i64 %all, ptr %team)
-  %next = add i64 %number, %nt
-  %more = icmp slt i64 %next, %all
-  br i1 %more, label %loop, label %done
-done:
-  ret void
-}}
-"""
-
-
 @dataclass(frozen=True)
 class Source:
     """A kernel's IR, and the names of the words of its argument, in order."""
@@ -87,7 +60,7 @@ class _Kernel:
         self.fields: list[str] = []
         self.module = Module()
         self.module.add(BARRIER_IR)
-        self.f = Function(self.module, f"define internal void @part(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind")
+        self.f = Function(self.module, f"define void @{self.name}(ptr %a, i64 %tid, i64 %nt, ptr %team) nounwind")
         self._prologue: list[str] = []
         self._arguments: dict[str, str] = {}
         columns = [len(product.leaves) for stage in plan.stages for product in stage.products]
@@ -95,7 +68,9 @@ class _Kernel:
         self.group = lcm(1, *(block // gcd(c, block) for c in [*columns, *self.more_columns()] if c))
         self.uses = self._count_uses()
         self.scratch = {
-            id(product): self.alloca(self.kind.size * max(ROWS * self.group, FEW * self.wide(product)) * len(product.leaves))
+            id(product): self.alloca(
+                self.kind.size * max(ROWS * self.group, FEW * self.wide(product)) * len(product.leaves)
+            )
             for stage in plan.stages
             for product in stage.products
         }
@@ -113,10 +88,6 @@ class _Kernel:
     def finish(self) -> Source:
         self.f._lines[2:2] = self._prologue
         self.f.close()
-        self.fields.append("threads")
-        self.module.add(
-            _PARTS.format(name=self.name, split=self.fields.index("split"), threads=self.fields.index("threads"))
-        )
         return Source(self.module.text, tuple(self.fields))
 
     # arguments and addresses
@@ -137,6 +108,14 @@ class _Kernel:
     def pointer(self, name: str) -> str:
         """Return a word that is an address."""
         return self.word(name, "ptr")
+
+    def once(self, instruction: str) -> str:
+        """Return the value of an instruction on arguments alone, written once where the kernel starts."""
+        if instruction not in self._arguments:
+            name = f"%o.{len(self._arguments)}"
+            self._prologue.append(f"  {name} = {instruction}")
+            self._arguments[instruction] = name
+        return self._arguments[instruction]
 
     def alloca(self, size: int) -> str:
         """Return the address of `size` bytes on the stack."""
@@ -160,13 +139,17 @@ class _Kernel:
 
     def offset(self, dims: list[str], index: int) -> str:
         """Return where slot `index` starts, given the dimensions of all."""
-        f = self.f
         counts = {dim: sum(d == dim for d in dims[:index]) for dim in (UNITS, OUTPUTS)}
-        total = "0"
-        for dim, count in counts.items():
-            if count:
-                total = f.add(total, f.mul(str(count), self.padded(dim)))
-        return total
+        parts = [self.times(count, self.padded(dim)) for dim, count in counts.items() if count]
+        if not parts:
+            return "0"
+        return parts[0] if len(parts) == 1 else self.once(f"add i64 {parts[0]}, {parts[1]}")
+
+    def times(self, count: int, word: str) -> str:
+        """Return a multiple of a word of the argument."""
+        if count in (0, 1):
+            return word if count else "0"
+        return self.once(f"mul i64 {word}, {count}")
 
     # threads and rows
 
@@ -190,14 +173,17 @@ class _Kernel:
                 f.let(f"select i1 {self.split}, i64 {first}, i64 0"),
                 f.let(f"select i1 {self.split}, i64 {last}, i64 {panels}"),
             )
-        words = f.mul("%tid", self.word("pointers_size"))
-        self._tables = f.at(self.pointer("pointers"), words, "ptr")
-        self._table_count = 0
+        # nt may be less than the caller asked for: what each thread has follows from nt itself
+        each = f.let(f"sdiv i64 {f.sub(f.add(self.word('R'), '%nt'), '1')}, %nt")
+        self.rows_each = f.let(f"select i1 {self.split}, i64 {self.word('R')}, i64 {each}")
 
-    def table(self, size: str) -> str:
-        """Return room for `size` addresses."""
-        address, self._tables = self._tables, self.f.at(self._tables, size, "ptr")
-        return address
+    def tables(self, count: int, more: str = "0") -> tuple[str, list[str]]:
+        """Return room for `more` addresses, and for `count` times one for each of this thread's rows."""
+        f = self.f
+        size = f.add(more, f.mul(str(count), self.rows_each))
+        start = f.at(self.pointer("pointers"), f.mul("%tid", size), "ptr")
+        first = f.at(start, more, "ptr")
+        return start, [f.at(first, f.mul(str(n), self.rows_each), "ptr") for n in range(count)]
 
     def mine(self, rows: str) -> str:
         """Return how many of the first `rows` rows are this thread's."""
@@ -219,7 +205,16 @@ class _Kernel:
         return self.element(self.pointer(buffer), f.add(start, f.mul(t, self.word(f"{buffer}_step"))))
 
     def call_product(
-        self, out: str, out_stride: str, w: str, vectors: str, rows: str, count: str, outer: str, stride: str, inner: str
+        self,
+        out: str,
+        out_stride: str,
+        w: str,
+        vectors: str,
+        rows: str,
+        count: str,
+        outer: str,
+        stride: str,
+        inner: str,
     ) -> None:
         """Call the library's matrix product."""
         self.f.do(
@@ -252,7 +247,10 @@ class _Kernel:
         if node.op not in ("add", "sub") or node.dim == ROW:
             return None
         a, b = node.args
-        for product, other, signs in ((a, b, "++" if node.op == "add" else "+-"), (b, a, "++" if node.op == "add" else "-+")):
+        for product, other, signs in (
+            (a, b, "++" if node.op == "add" else "+-"),
+            (b, a, "++" if node.op == "add" else "-+"),
+        ):
             if product.op == "mul" and self.uses.get(product, 0) == 1 and product in stage.order:
                 return product, other, signs
         return None
@@ -292,7 +290,9 @@ class _Kernel:
                 values[node] = self.compute(node, stage, values)
         for buffer, index, node in stage.stores:
             if buffer != "row":
-                self.store_value(self.value(node, values), buffer, index, address, unit, mask, stage.dim, f.add(first, p))
+                self.store_value(
+                    self.value(node, values), buffer, index, address, unit, mask, stage.dim, f.add(first, p)
+                )
 
     def mask(self, dim: str, unit: str) -> str:
         """Return which lanes of the panel at `unit` are units."""
@@ -427,7 +427,7 @@ class _Kernel:
                 self.pointer("unit_gradient"), f.mul(row, self.word("unit_gradient_row"))
             )
         if "sum" in used:
-            each = f.mul(self.word("sums_each"), str(len(self.plan.sums)))
+            each = self.times(len(self.plan.sums), self.word("sums_each"))
             found["sum"] = self.element(self.pointer("sums"), f.mul(row, each))
         if "mask" in used:
             found["mask"] = f.load("ptr", f.at(self.mask_rows, j, "ptr"))
@@ -478,10 +478,10 @@ class _Kernel:
                 return self.load_masked(place, mask)
             case "unit":
                 number = plan.equation.units.index(str(index))
-                return self.load(self.pointer("units"), f.add(f.mul(str(number), self.padded(UNITS)), unit))
+                return self.load(self.pointer("units"), f.add(self.times(number, self.padded(UNITS)), unit))
             case "mask":
                 number = plan.equation.masks.index(str(index))
-                start = f.mul(str(number), self.word("mask_each"))
+                start = self.times(number, self.word("mask_each"))
                 return self.load_masked(self.element(address["mask"], f.add(start, unit)), mask)
             case "slot":
                 return self.load(address["slot"], f.add(self.slot_offset(int(index)), unit))
@@ -514,7 +514,7 @@ class _Kernel:
                 self.keep(value, address["temporary"], f.add(start, unit))
             case "sum":
                 total = self.reduce(kind.constant(-0.0), kind.select(f, mask, value, kind.splat(0.0)))
-                start = f.mul(str(index), self.word("sums_each"))
+                start = self.times(int(index), self.word("sums_each"))
                 f.store(kind.name, total, self.element(address["sum"], f.add(start, panel)))
             case _:
                 raise AssertionError(buffer)
@@ -548,20 +548,15 @@ class _Forward(_Kernel):
         f = self.f
         control = flush_on(f, self.target)
         self.divide()
-        rows = self.word("rows_each")
-        x_rows = self.table(self.word("chunk_rows"))
         states = [*dict.fromkeys(self.states_read())]
-        self.before_rows = {name: self.table(rows) for name in states}
-        self.after_rows = self.table(rows)
-        self.mask_rows = self.table(rows)
-        self.slot_rows = {
-            id(product): self.table(rows)
-            for stage in self.plan.stages
-            for product in stage.products
-            if product.operand.kind == "slot"
-        }
+        slots = [p for stage in self.plan.stages for p in stage.products if p.operand.kind == "slot"]
+        chunk_rows = f.mul(self.word("chunk"), self.rows_each)
+        x_rows, tables = self.tables(2 + len(states) + len(slots), chunk_rows)
+        self.after_rows, self.mask_rows = tables[:2]
+        self.before_rows = dict(zip(states, tables[2:], strict=False))
+        self.slot_rows = {id(product): table for product, table in zip(slots, tables[2 + len(states) :], strict=True)}
         # gates' inputs of some steps at a time: shared if panels are split, else each thread's own
-        own = f.mul("%tid", f.mul(self.word("chunk_rows"), self.word("gx_row")))
+        own = f.mul("%tid", f.mul(chunk_rows, self.word("gx_row")))
         own = f.let(f"select i1 {self.split}, i64 0, i64 {own}")
         self.gx = self.element(self.pointer("gx"), own)
         with f.loop("0", self.word("T"), self.word("chunk")) as chunks:
@@ -684,7 +679,7 @@ class _Forward(_Kernel):
 
     def with_bias(self, value: str, buffer: str, number: int, unit: str) -> str:
         f = self.f
-        bias = self.load(self.pointer(buffer), f.add(f.mul(str(number), self.padded(UNITS)), unit))
+        bias = self.load(self.pointer(buffer), f.add(self.times(number, self.padded(UNITS)), unit))
         return f.let(f"fadd {self.kind.vector} {value}, {bias}")
 
     def store_value(
@@ -705,7 +700,7 @@ class _Forward(_Kernel):
             self.keep(value, address[f"new {index}"], unit)
         elif buffer == "gate":
             number = self.plan.equation.gates.index(str(index))
-            self.keep(value, address["gate"], f.add(f.mul(str(number), self.padded(UNITS)), unit))
+            self.keep(value, address["gate"], f.add(self.times(number, self.padded(UNITS)), unit))
         else:
             super().store_value(value, buffer, index, address, unit, mask, dim, panel)
 
@@ -731,11 +726,12 @@ class _Backward(_Kernel):
         f, plan = self.f, self.plan
         control = flush_on(f, self.target)
         self.divide()
-        rows = self.word("rows_each")
         states = [*dict.fromkeys(str(i) for s in plan.stages for b, i in s.loads.values() if b == "state")]
-        self.before_rows = {name: self.table(rows) for name in states}
-        self.after_rows, self.mask_rows, self.dy_rows = self.table(rows), self.table(rows), self.table(rows)
-        self.operand_rows = {id(product): self.table(rows) for s in plan.stages for product in s.products}
+        products = [product for stage in plan.stages for product in stage.products]
+        _, tables = self.tables(3 + len(states) + len(products))
+        self.after_rows, self.mask_rows, self.dy_rows = tables[:3]
+        self.before_rows = dict(zip(states, tables[3:], strict=False))
+        self.operand_rows = {id(p): table for p, table in zip(products, tables[3 + len(states) :], strict=True)}
         with f.loop(f.sub(self.word("T"), "1"), "-1", "-1", down=True) as steps:
             self.step(steps.index)
         self.last(self.word("R"))
@@ -949,9 +945,8 @@ class _Backward(_Kernel):
             self.keep(value, address[f"carry {index}"], unit)
         elif buffer == "unit_gradient":
             number = plan.equation.units.index(str(index))
-            place = f.add(f.mul(str(number), self.padded(UNITS)), unit)
+            place = f.add(self.times(number, self.padded(UNITS)), unit)
             total = f.let(f"fadd {kind.vector} {self.load(address['unit_gradient'], place)}, {value}")
             self.keep(total, address["unit_gradient"], place)
         else:
             super().store_value(value, buffer, index, address, unit, mask, dim, panel)
-

@@ -37,7 +37,9 @@ class Node:
 
     __slots__ = ("args", "dim", "graph", "name", "number", "op", "value")
 
-    def __init__(self, graph: "Graph", number: int, op: str, args: tuple["Node", ...], name: str, value: float, dim: str):
+    def __init__(
+        self, graph: "Graph", number: int, op: str, args: tuple["Node", ...], name: str, value: float, dim: str
+    ):
         self.graph, self.number, self.op, self.args, self.name, self.value = graph, number, op, args, name, value
         self.dim = dim
 
@@ -105,6 +107,8 @@ class Graph:
                 return self.unary("neg", b)
             case "sub" if b.op == "neg":
                 return self.binary("add", a, b.args[0])
+            case "sub" if b.op == "sub" and b.args[0] is a:
+                return b.args[1]
             case "mul" if _is(a, 1):
                 return b
             case "mul" | "div" if _is(b, 1):
@@ -554,7 +558,9 @@ class Symbol:
         return Symbol(self.node.graph.sum(self.node, self.node.dim))
 
     def __bool__(self) -> bool:
-        _refuse("a Python branch asks for the value of something that changes at every step", "use where(condition, a, b)")
+        _refuse(
+            "a Python branch asks for the value of something that changes at every step", "use where(condition, a, b)"
+        )
 
     def __float__(self) -> float:
         _refuse("a value that changes at every step is turned into a number", "keep it in the equation")
@@ -580,11 +586,21 @@ class Symbol:
 
 _LEAVES = {"state": "state", "x": "gate's input", "unit": "per-unit parameter", "mask": "mask"}
 # torch functions and functionals by name, and the method that does the same
-_TORCH = {name: name for name in ("sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt", "maximum", "minimum", "square")}
+_TORCH = {
+    name: name for name in ("sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt", "maximum", "minimum", "square")
+}
 _TORCH |= {name: name for name in ("where", "mean", "sum", "reciprocal")}
 _TORCH |= {"add": "__add__", "sub": "__sub__", "mul": "__mul__", "multiply": "__mul__", "div": "__truediv__"}
 _TORCH |= {"divide": "__truediv__", "true_divide": "__truediv__", "neg": "__neg__", "negative": "__neg__"}
-_TORCH |= {"pow": "__pow__", "gt": "__gt__", "ge": "__ge__", "lt": "__lt__", "le": "__le__", "eq": "__eq__", "ne": "__ne__"}
+_TORCH |= {
+    "pow": "__pow__",
+    "gt": "__gt__",
+    "ge": "__ge__",
+    "lt": "__lt__",
+    "le": "__le__",
+    "eq": "__eq__",
+    "ne": "__ne__",
+}
 _TORCH |= {"expit": "sigmoid", "absolute": "abs", "rsub": "__rsub__"}
 
 

@@ -54,7 +54,9 @@ def forward(text: str, x: Tensor, weights: Matrices, state: Mapping[str, Tensor]
             leaves = {}
             for product in stage.products:
                 kind = product.operand.kind
-                operand = memory[("state", product.operand.name) if kind == "state" else ("slot", product.operand.first)]
+                operand = memory[
+                    ("state", product.operand.name) if kind == "state" else ("slot", product.operand.first)
+                ]
                 for leaf, (gate,) in zip(product.leaves, product.sources, strict=True):
                     leaves[leaf] = operand @ weights.product(gate).T
                     if gate:

@@ -4,18 +4,18 @@
 `recur.compiler.operator`.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from threading import local
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recur.compiler import machine, products, threads
+from recur.compiler import machine, memory, products, threads
 from recur.compiler.emit import Source, emit_backward, emit_forward
-from recur.compiler.graph import UNITS, Equation
+from recur.compiler.graph import OUTPUTS, UNITS
 from recur.compiler.library import Library, library
 from recur.compiler.plan import Plan, plan_backward, plan_forward, used_inputs
 from recur.compiler.rows import Rows
@@ -28,7 +28,6 @@ from recur.compiler.weights import (
     pack_backward,
     pack_forward,
     packed_for_inference,
-    sizes_of,
 )
 
 __all__ = ["Gradients", "Result", "Weights", "backward", "backward_kernel", "forward", "forward_kernel"]
@@ -36,7 +35,7 @@ __all__ = ["Gradients", "Result", "Weights", "backward", "backward_kernel", "for
 # the inputs of some steps are projected at a time: so many rows, and so many bytes of results
 GX_ROWS, GX_BYTES = 256, 1 << 20
 # scratch up to so many bytes is kept from call to call
-KEPT_BYTES = 1 << 27
+KEPT_BYTES = 1 << 25
 
 
 class Kernel(NamedTuple):
@@ -109,60 +108,43 @@ def forward(
         training: whether to keep what `backward` needs.
         gates: whether to return the gates' values, [T, B, G, H].
     """
-    lib = library(x.dtype)
-    kernel = forward_kernel(text, x.dtype, training, gates)
-    plan, equation = kernel.plan, kernel.plan.equation
-    sizes = sizes_of(x.shape[-1], weights, equation, lib.VL)
+    frame = _forward_frame(
+        text, x.dtype, training, gates, x.shape[-1], *_hidden(weights), rows, torch.get_num_threads()
+    )
+    plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
     x = dense_rows(x)
     steps, batch = x.shape[:2]
-    outputs = (x.new_empty if rows.full else x.new_zeros)(steps, batch, sizes.of(equation.dim("h")))
-    others = [name for name in equation.states if name != "h"]
+    outputs = memory.empty(x.dtype, steps, batch, sizes.of(equation.dim("h")))
+    if not rows.full:
+        outputs.zero_()
     # room for every step, so that sizes do not depend on the lengths; what no row reaches is never touched
     places = steps * batch if training else 2 * rows.count
-    states = [x.new_empty(places, sizes.padded(equation.dim(name))) for name in others]
-    slots = x.new_empty(places, sum(sizes.padded(node.dim) for node in plan.slots))
-    numbers = x.new_empty(places, len(plan.rows))
+    states = {name: memory.empty(x.dtype, places, sizes.padded(equation.dim(name))) for name in frame.others}
+    slots = memory.empty(x.dtype, places, frame.slot_row)
+    numbers = torch.empty(places, len(plan.rows), dtype=x.dtype)
     shown = x.new_zeros(rows.total, len(equation.gates), sizes.padded(UNITS)) if gates else None
     if rows.count:
-        packed = (pack_forward if training else packed_for_inference)(plan, weights, sizes, lib)
+        lib = library(x.dtype)
+        packed = (
+            pack_forward(plan, weights, sizes, lib, workspace)
+            if training
+            else packed_for_inference(plan, weights, sizes, lib)
+        )
         initial = rows.initial([dense_rows(value) for value in state])
-        nt, split = share(plan, sizes, rows, lib)
-        mine = rows.count if split else -(-rows.count // nt)
-        gx_row = len(used_inputs(equation)) * sizes.padded(UNITS)
-        chunk = max(1, min(GX_ROWS // mine, GX_BYTES // max(1, gx_row * x.element_size() * mine), rows.steps))
-        scratch = _Scratch(plan, sizes, rows, lib, nt, mine, chunk * mine)
-        gx = _workspace("gx", x.dtype, (1 if split else nt) * chunk * mine * gx_row)
-        words = {
-            "split": split,
-            "chunk": chunk,
-            "chunk_rows": chunk * mine,
-            "gx": gx.data_ptr(),
-            "gx_row": gx_row,
-            "slot": slots.data_ptr(),
-            "slot_row": slots.shape[1],
-            "rows": numbers.data_ptr(),
-            **scratch.words,
-            **_common(lib, sizes, rows, packed),
-            **rows.words("x", x),
-            **rows.words("y", outputs),
-            **_masks(masks, rows, alive := []),
-            **_initial(equation, initial),
-            **{f"state_{name}": value.data_ptr() for name, value in zip(others, states, strict=True)},
-        }
+        words = frame.words(slots, numbers, rows, outputs, masks, initial, states, packed)
+        words |= rows.words("x", x)
         if shown is not None:
             words |= {"gate": shown.data_ptr(), "gate_row": shown.stride(0)}
-        _call(kernel, words, nt)
-        del alive
-    packed_states = dict(zip(others, states, strict=True))
+        frame.call(words)
     final = []
     for name, value in zip(equation.states, state, strict=True):
         if name == "h":
             final.append(rows.last_output(outputs, value))
         else:
-            final.append(rows.last_packed(packed_states[name][:, : value.shape[1]], value, parity=not training))
+            final.append(rows.last_packed(states[name][:, : value.shape[1]], value, parity=not training))
     if shown is not None:
         shown = rows.unpack(shown[..., : sizes.H])
-    return Result(outputs, tuple(final), shown, (*states, slots, numbers) if training else ())
+    return Result(outputs, tuple(final), shown, (*states.values(), slots, numbers) if training else ())
 
 
 class Gradients(NamedTuple):
@@ -206,46 +188,36 @@ def backward(
         need_x: whether the gradient of x is wanted.
         need_weights: whether those of the weights are.
     """
-    lib = library(x.dtype)
-    kernel = backward_kernel(text, x.dtype, bool(d_states))
-    plan, equation = kernel.plan, kernel.plan.equation
-    sizes = sizes_of(x.shape[-1], weights, equation, lib.VL)
-    d_x = (x.new_empty if rows.full else x.new_zeros)(x.shape) if need_x else None
+    frame = _backward_frame(
+        text, x.dtype, bool(d_states), x.shape[-1], *_hidden(weights), rows, torch.get_num_threads()
+    )
+    plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
+    d_x = memory.empty(x.dtype, *x.shape) if need_x else None
+    if d_x is not None and not rows.full:
+        d_x.zero_()
     d_weights = Weights(
         *(None if w is None or not need_weights else w.new_zeros(w.shape) for w in weights)  # type: ignore[arg-type]
     )
     if not rows.count:
         passed = [torch.zeros_like(v) if g is None else g.clone() for v, g in zip(state, d_final, strict=True)]
         return Gradients(d_x, d_weights, tuple(passed))
+    lib = library(x.dtype)
     x = dense_rows(x)
     initial = rows.initial([dense_rows(value) for value in state])
-    others = [name for name in equation.states if name != "h"]
-    *states, slots, numbers = kept
-    packed = pack_backward(plan, weights, sizes, lib)
-    nt, split = share(plan, sizes, rows, lib)
-    mine = rows.count if split else -(-rows.count // nt)
-    scratch = _Scratch(plan, sizes, rows, lib, nt, mine, 0)
-    row = sum(sizes.padded(dim) for dim in plan.gradient_dims)
-    d_slots = _workspace("gradient", x.dtype, rows.total * row).view(rows.total, row)
+    *given_states, slots, numbers = kept
+    states = dict(zip(frame.others, given_states, strict=True))
+    packed = pack_backward(plan, weights, sizes, lib, workspace)
+    d_slots = memory.empty(x.dtype, rows.total, frame.gradient_row)
     d_units = x.new_zeros(rows.count, len(equation.units), sizes.padded(UNITS))
     d_outputs = x.new_zeros(y.shape[-1]).expand_as(y) if d_y is None else dense_rows(d_y)
-    words = {
-        "split": split,
-        "slot": slots.data_ptr(),
-        "slot_row": slots.shape[1],
-        "rows": numbers.data_ptr(),
+    words = frame.words(slots, numbers, rows, y, masks, initial, states, packed)
+    words |= {
         "gradient": d_slots.data_ptr(),
-        "gradient_row": row,
         "unit_gradient": d_units.data_ptr(),
         "unit_gradient_row": d_units.stride(0),
-        **scratch.words,
-        **_common(lib, sizes, rows, packed),
-        **rows.words("y", y),
-        **rows.words("dy", d_outputs),
-        **_masks(masks, rows, alive := []),
-        **_initial(equation, initial),
-        **{f"state_{name}": value.data_ptr() for name, value in zip(others, states, strict=True)},
     }
+    words |= rows.words("dy", d_outputs)
+    alive: list[Tensor] = []
     multiplied = plan.multiplied_states
     before: dict[str, Tensor] = {}
     for name, value, given in zip(equation.states, initial, d_final, strict=True):
@@ -267,16 +239,16 @@ def backward(
             each = dense_rows(each)
             words |= {f"d_{name}": each.data_ptr(), f"d_{name}_row": each.stride(0)}
             alive.append(each)
-    _call(kernel, words, nt)
+    frame.call(words)
     d_state = tuple(
         rows.to_batch(before[name][:, : value.shape[1]], given)
         for name, value, given in zip(equation.states, state, d_final, strict=True)
     )
-    run = products.Backward(plan, sizes, rows, lib, weights, d_slots, torch.get_num_threads(), _workspace)
+    run = products.Backward(plan, sizes, rows, lib, weights, d_slots, torch.get_num_threads(), workspace)
     if d_x is not None:
         run.inputs(d_x)
     if need_weights:
-        run.weights(d_weights, x, y, dict(zip(equation.states, initial, strict=True)), dict(zip(others, states, strict=True)), slots)
+        run.weights(d_weights, x, y, dict(zip(equation.states, initial, strict=True)), states, slots)
         if d_weights.units is not None:
             # summed in the order of the rows, whatever the number of threads
             d_weights.units.copy_(torch.from_numpy(d_units.numpy().sum(0))[:, : sizes.H])
@@ -307,43 +279,121 @@ def share(plan: Plan, sizes: Sizes, rows: Rows, lib: Library) -> tuple[int, int]
     return (nt, 0) if rows.count >= nt else (1, 0)
 
 
-class _Scratch:
-    """Room for addresses of rows, temporaries and sums."""
+class _Frame:
+    """What the calls of a kernel for some sizes and rows have in common."""
 
-    def __init__(
-        self, plan: Plan, sizes: Sizes, rows: Rows, lib: Library, nt: int, mine: int, chunk_rows: int
-    ) -> None:
-        stage_products = sum(len(stage.products) for stage in plan.stages)
-        tables = chunk_rows + (4 + len(plan.equation.states) + stage_products) * mine
-        row = sum(sizes.padded(node.dim) for node in plan.temporaries)
-        each = -(-max(sizes.padded(UNITS), sizes.padded("P")) // lib.VL // lib.VL) * lib.VL + lib.VL
-        pointers = _workspace("pointers", torch.int64, nt * tables)
-        temporary = _workspace("temporary", lib.dtype, rows.count * row)
-        self.sums = torch.zeros(rows.count * len(plan.sums) * each, dtype=lib.dtype)
-        self.words = {
-            "rows_each": mine,
-            "threads": nt,
-            "pointers": pointers.data_ptr(),
-            "pointers_size": tables,
-            "temporary": temporary.data_ptr(),
-            "temporary_row": row,
-            "sums": self.sums.data_ptr(),
-            "sums_each": each,
+    def __init__(self, kernel: Kernel, sizes: Sizes, rows: Rows, lib: Library) -> None:
+        self.kernel, self.plan, self.sizes = kernel, kernel.plan, sizes
+        plan, equation = self.plan, self.plan.equation
+        self.others = [name for name in equation.states if name != "h"]
+        self.slot_row = sum(sizes.padded(node.dim) for node in plan.slots)
+        self.gradient_row = 0 if plan.gradients is None else sum(sizes.padded(dim) for dim in plan.gradient_dims)
+        self.dtype = lib.dtype
+        self.places = {name: place for place, name in enumerate(kernel.fields)}
+        if not rows.count:
+            return
+        self.nt, split = share(plan, sizes, rows, lib)
+        mine = rows.count if split else -(-rows.count // self.nt)
+        gx_row = len(used_inputs(equation)) * sizes.padded(UNITS)
+        chunk = max(1, min(GX_ROWS // mine, GX_BYTES // max(1, gx_row * lib.dtype.itemsize * mine), rows.steps))
+        tables = 4 + len(equation.states) + sum(len(stage.products) for stage in plan.stages)
+        temporary_row = sum(sizes.padded(node.dim) for node in plan.temporaries)
+        panels = max(sizes.padded(UNITS), sizes.padded(OUTPUTS)) // lib.VL
+        sums_each = -(-panels // lib.VL) * lib.VL
+        # so much is enough for any number of threads up to nt
+        most = self.nt * mine
+        self.pointers = (chunk + tables) * (most if not split else self.nt * mine)
+        self.gx = chunk * (rows.count if split else most) * gx_row
+        self.temporary = rows.count * temporary_row
+        self.sums = rows.count * len(plan.sums) * sums_each
+        shares = _share_values(lib.dtype, sizes.H, sizes.P)
+        constant = {
+            "split": split,
+            "chunk": chunk,
+            "gx_row": gx_row,
+            "slot_row": self.slot_row,
+            "gradient_row": self.gradient_row,
+            "temporary_row": temporary_row,
+            "sums_each": sums_each,
+            "T": rows.steps,
+            "R": rows.count,
+            "cum": rows.cum_address,
+            "product": lib.product,
+            "share_H": shares.data_ptr(),
+            "share_P": shares.data_ptr() + lib.dtype.itemsize,
+            **sizes.words(),
         }
+        self.template = np.array([constant.get(name, 0) for name in kernel.fields], np.int64)
+
+    def words(
+        self,
+        slots: Tensor,
+        numbers: Tensor,
+        rows: Rows,
+        y: Tensor,
+        masks: Tensor | None,
+        initial: Sequence[Tensor],
+        states: Mapping[str, Tensor],
+        packed: Packed,
+    ) -> dict[str, int]:
+        """Return the words that both directions have, besides the constant ones."""
+        words = {"slot": slots.data_ptr(), "rows": numbers.data_ptr(), **packed.words, **rows.words("y", y)}
+        for name, value in zip(self.plan.equation.states, initial, strict=True):
+            words[f"initial_{name}"], words[f"initial_{name}_row"] = value.data_ptr(), value.stride(0)
+        for name, value in states.items():
+            words[f"state_{name}"] = value.data_ptr()
+        if masks is not None:
+            words |= rows.words("mask", masks[0]) | {"mask_each": masks.stride(0)}
+        return words
+
+    def call(self, words: Mapping[str, int]) -> None:
+        """Run the kernel."""
+        scratch = {
+            "pointers": workspace("pointers", torch.int64, self.pointers).data_ptr(),
+            "gx": workspace("gx", self.dtype, self.gx).data_ptr(),
+            "temporary": workspace("temporary", self.dtype, self.temporary).data_ptr(),
+            "sums": workspace("sums", self.dtype, self.sums).zero_().data_ptr() if self.sums else 0,
+        }
+        argument = self.template.copy()
+        places = self.places
+        for given in (words, scratch):
+            for name, value in given.items():
+                if name in places:
+                    argument[places[name]] = value
+        threads.run(self.kernel.address, argument.ctypes.data, self.nt)
 
 
-def _common(lib: Library, sizes: Sizes, rows: Rows, packed: Packed) -> dict[str, int]:
-    shares = _share_values(lib.dtype, sizes.H, sizes.P)
-    return {
-        "T": rows.steps,
-        "R": rows.count,
-        "cum": rows.cum_address,
-        "product": lib.product,
-        "share_H": shares.data_ptr(),
-        "share_P": shares.data_ptr() + lib.dtype.itemsize,
-        **sizes.words(),
-        **packed.words,
-    }
+@lru_cache(maxsize=256)
+def _forward_frame(
+    text: str,
+    dtype: torch.dtype,
+    training: bool,
+    gates: bool,
+    width: int,
+    rows_ih: int,
+    outputs: int,
+    rows: Rows,
+    nt: int,
+) -> _Frame:
+    kernel = forward_kernel(text, dtype, training, gates)
+    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
+
+
+@lru_cache(maxsize=256)
+def _backward_frame(
+    text: str, dtype: torch.dtype, all_states: bool, width: int, rows_ih: int, outputs: int, rows: Rows, nt: int
+) -> _Frame:
+    kernel = backward_kernel(text, dtype, all_states)
+    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
+
+
+def _hidden(weights: Weights) -> tuple[int, int]:
+    return weights.ih.shape[0], 0 if weights.hr is None else weights.hr.shape[0]
+
+
+def _sizes(kernel: Kernel, width: int, rows_ih: int, outputs: int, dtype: torch.dtype) -> Sizes:
+    hidden = rows_ih // len(kernel.plan.equation.gates)
+    return Sizes(width, hidden, outputs or hidden, library(dtype).VL)
 
 
 @lru_cache(maxsize=64)
@@ -351,27 +401,7 @@ def _share_values(dtype: torch.dtype, *sizes: int) -> Tensor:
     return torch.tensor([1 / size for size in sizes], dtype=dtype)
 
 
-def _masks(masks: Tensor | None, rows: Rows, alive: list[Any]) -> dict[str, int]:
-    if masks is None:
-        return {}
-    masks = dense_rows(masks)
-    alive.append(masks)
-    return rows.words("mask", masks[0]) | {"mask_each": masks.stride(0)}
-
-
-def _initial(equation: Equation, states: Sequence[Tensor]) -> dict[str, int]:
-    words = {}
-    for name, value in zip(equation.states, states, strict=True):
-        words |= {f"initial_{name}": value.data_ptr(), f"initial_{name}_row": value.stride(0)}
-    return words
-
-
-def _call(kernel: Kernel, words: Mapping[str, int], nt: int) -> None:
-    argument = np.array([words[name] for name in kernel.fields], np.int64)
-    threads.run(kernel.address, argument.ctypes.data, nt)
-
-
-class _Workspaces(threading.local):
+class _Workspaces(local):
     """Scratch that is kept between calls, one of each kind for a Python thread."""
 
     def __init__(self) -> None:
@@ -381,11 +411,11 @@ class _Workspaces(threading.local):
 _workspaces = _Workspaces()
 
 
-def _workspace(name: str, dtype: torch.dtype, size: int) -> Tensor:
+def workspace(name: str, dtype: torch.dtype, size: int) -> Tensor:
     """Return scratch for `size` numbers; what it holds is gone at the next call."""
     buffer = _workspaces.buffers.get((name, dtype))
     if buffer is None or len(buffer) < size:
         buffer = torch.empty(max(size, 1), dtype=dtype)
         if size * dtype.itemsize <= KEPT_BYTES:
             _workspaces.buffers[name, dtype] = buffer
-    return buffer[:size]
+    return buffer

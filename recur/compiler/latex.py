@@ -66,7 +66,7 @@ class _Formula:
     def _name(self, targets: list[Node]) -> None:
         for name, node in reversed(list(zip(self.equation.new, targets, strict=True))):
             if node.op not in ("const", "state"):
-                self._line(node, f"{symbol(name)}_t", state=True)
+                self._line(node, f"{symbol(name)}_t", of_state=True)
         uses = Counter(arg for node in self.order for arg in self._parts(node))
         for gate, value in called(self.equation).items():
             node = _simple(value)
@@ -81,9 +81,9 @@ class _Formula:
                 count += 1
                 self._line(node, f"v_{{{count}}}" if count > 9 else f"v_{count}")
 
-    def _line(self, node: Node, name: str, state: bool = False) -> None:
-        taken = {f"{symbol(state)}_t" for state in self.equation.states}
-        if node not in self.names and (state or name not in taken):
+    def _line(self, node: Node, name: str, of_state: bool = False) -> None:
+        states = {f"{symbol(state)}_t" for state in self.equation.states}
+        if node not in self.names and (of_state or name not in states):
             self.names[node] = self.lines[node] = name
 
     def _sorted(self) -> list[Node]:

@@ -1,184 +1,177 @@
 """`recur::scan`, the compiled recurrence as an operator of torch's, with its fake and its gradient.
 
 The equation goes in as text, so that a graph which holds the operator is complete in itself: torch.compile and
-torch.export see one node, and an exported program runs wherever recur can be imported.
+torch.export see one node, and an exported program runs wherever `recur.scan` is imported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recur.compiler import eager, kernel
 from recur.compiler.graph import UNITS, Equation
-from recur.compiler.weights import Weights
 from recur.compiler.plan import plan_forward
 from recur.compiler.rows import Rows, ragged, uniform
 from recur.compiler.target import host
+from recur.compiler.weights import Weights, dense_rows
+from recur.errors import InputError
 
 DTYPES = (torch.float32, torch.float64)
 
+_ARGUMENTS = (
+    "str equation, Tensor x, Tensor?[] weights, Tensor[] state, Tensor? lengths, Tensor? resets, Tensor? masks, "
+    "bool reverse, bool left"
+)
 _LIBRARY = torch.library.Library("recur", "FRAGMENT")
 _LIBRARY.define(
-    "scan(str equation, Tensor x, Tensor?[] weights, Tensor[] state, Tensor? lengths, Tensor? resets, Tensor? masks, "
-    "bool reverse, bool left, bool keep, bool states, bool gates) -> Tensor[]"
+    f"scan({_ARGUMENTS}, bool keep, bool states, bool gates) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,)
 )
 _LIBRARY.define(
-    "scan_backward(str equation, Tensor x, Tensor?[] weights, Tensor[] state, Tensor? lengths, Tensor? resets, "
-    "Tensor? masks, bool reverse, bool left, Tensor y, Tensor[] kept, Tensor? d_y, Tensor?[] d_final, "
-    "Tensor?[] d_states, bool need_x, bool need_weights) -> Tensor[]"
+    f"scan_backward({_ARGUMENTS}, Tensor y, Tensor[] kept, Tensor? d_y, Tensor?[] d_final, Tensor?[] d_states, "
+    "bool need_x, bool need_weights) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def rows_of(steps: int, batch: int, lengths: Tensor | None, resets: Tensor | None, reverse: bool, left: bool) -> Rows:
-    """Return which rows run which steps."""
-    if resets is not None:
-        full = [steps] * batch if lengths is None else lengths
-        return ragged(steps, full, reverse=reverse, left=left, resets=resets)
-    if lengths is None:
-        return uniform(steps, batch, reverse)
-    return _ragged(steps, tuple(lengths.tolist()), reverse, left)
+class Call(NamedTuple):
+    """What both operators begin with; shapes as for `recur.scan.scan`."""
+
+    equation: str
+    x: Tensor
+    weights: Sequence[Tensor | None]
+    state: Sequence[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    masks: Tensor | None
+    reverse: bool
+    left: bool
 
 
-@lru_cache(maxsize=32)
-def _ragged(steps: int, lengths: tuple[int, ...], reverse: bool, left: bool) -> Rows:
-    # once for the directions, the layers and the backward of a batch
-    if all(length == steps for length in lengths):
-        return uniform(steps, len(lengths), reverse)
-    return ragged(steps, lengths, reverse=reverse, left=left)
+def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
+    """Return the outputs and final states, and on request the states other than h after every step, and the gates.
+
+    Raises:
+        InputError: the tensors do not fit together.
+        NotCompilable: machine code cannot be made or loaded here.
+    """
+    if torch.compiler.is_compiling() or _heard((call.x, *call.weights, *call.state)):
+        result: list[Tensor] = torch.ops.recur.scan.default(*call, False, states, gates)
+        return result
+    # past the dispatcher, which takes as long as a step of a small layer
+    if _differentiated(call):
+        return list(_record(True, False, states, gates, *call[:1], *call[4:], call.x, *call.weights, *call.state))
+    return _scan(*call, False, states, gates)
 
 
-def _scan(
-    equation: str,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    reverse: bool,
-    left: bool,
-    keep: bool,
-    states: bool,
-    gates: bool,
-) -> list[Tensor]:
-    rows = rows_of(x.shape[0], x.shape[1], lengths, resets, reverse, left)
-    result = kernel.forward(
-        equation, x, Weights(*weights), state, rows, masks, training=keep or states, gates=gates  # type: ignore[arg-type]
+def _heard(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether something besides autograd is to see the operator: a mode, a transform, tracing, a profiler, a subclass."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    ):
+        return True
+    for t in tensors:
+        if t is not None and (
+            type(t) not in _OWN or not t.is_cpu or t.layout is not torch.strided or t.is_neg() or t._is_zerotensor()
+        ):
+            return True
+    return False
+
+
+_OWN = (Tensor, torch.nn.Parameter)
+
+
+def _differentiated(call: Call) -> bool:
+    return torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (call.x, *call.weights, *call.state)
     )
-    outputs = [result.y, *result.final]
+
+
+def _scan(*given: Any) -> list[Tensor]:
+    call = Call(*given[:9])
+    keep, states, gates = given[9:]
+    _check(call)
+    rows = _rows(call)
+    result = kernel.forward(
+        call.equation,
+        call.x,
+        Weights(*call.weights),  # type: ignore[arg-type]
+        call.state,
+        rows,
+        None if call.masks is None else dense_rows(call.masks),
+        training=keep or states,
+        gates=gates,
+    )
+    outputs = [result.y, *(value.contiguous() for value in result.final)]
     if states:
-        names = [name for name in Equation.parse(equation).states if name != "h"]
-        for value, final in zip(result.kept, result.final[-len(names) :] if names else (), strict=False):
-            outputs.append(rows.unpack(value[: rows.total, : final.shape[1]]).clone())
+        others = [value for name, value in zip(_expected(call.equation).states, result.final) if name != "h"]
+        for every, final in zip(result.kept, others, strict=False):
+            outputs.append(rows.unpack(every[: rows.total, : final.shape[1]]).clone())
     if result.gates is not None:
         outputs.append(result.gates)
     return [*outputs, *result.kept] if keep else outputs
 
 
-def _scan_fake(
-    equation: str,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    reverse: bool,
-    left: bool,
-    keep: bool,
-    states: bool,
-    gates: bool,
-) -> list[Tensor]:
-    parsed = Equation.parse(equation)
-    steps, batch = x.shape[0], x.shape[1]
-    names = [name for name in parsed.states if name != "h"]
-    by_name = dict(zip(parsed.states, state, strict=True))
-    outputs = [x.new_empty(steps, batch, by_name["h"].shape[1]), *(torch.empty_like(value) for value in state)]
-    ih = weights[0]
-    assert ih is not None
-    hidden = ih.shape[0] // len(parsed.gates)
+def _scan_fake(*given: Any) -> list[Tensor]:
+    call = Call(*given[:9])
+    keep, states, gates = given[9:]
+    x, (steps, batch) = call.x, call.x.shape[:2]
+    expected = _expected(call.equation)
+    assert call.weights[0] is not None
+    hidden = call.weights[0].shape[0] // expected.gates
+    sizes = {name: value.shape[1] for name, value in zip(expected.states, call.state, strict=True)}
+    others = [size for name, size in sizes.items() if name != "h"]
+    outputs = [x.new_empty(steps, batch, sizes["h"]), *(x.new_empty(value.shape) for value in call.state)]
     if states:
-        outputs += [x.new_empty(steps, batch, by_name[name].shape[1]) for name in names]
+        outputs += [x.new_empty(steps, batch, size) for size in others]
     if gates:
-        outputs.append(x.new_empty(steps, batch, len(parsed.gates), hidden))
+        outputs.append(x.new_empty(steps, batch, expected.gates, hidden))
     if keep:
-        lanes = host().lanes(x.dtype)
-        plan = plan_forward(equation, True)
-
-        def padded(size: int) -> int:
-            return -(-size // lanes) * lanes
-
-        outputs += [x.new_empty(steps * batch, padded(by_name[name].shape[1])) for name in names]
-        width = sum(padded(hidden if node.dim == UNITS else by_name["h"].shape[1]) for node in plan.slots)
-        outputs += [x.new_empty(steps * batch, width), x.new_empty(steps * batch, len(plan.rows))]
+        widths = _kept_sizes(call.equation, host().lanes(x.dtype), hidden, sizes["h"])
+        outputs += [x.new_empty(steps * batch, width) for width in widths]
     return outputs
 
 
-def _scan_backward(
-    equation: str,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    reverse: bool,
-    left: bool,
-    y: Tensor,
-    kept: Sequence[Tensor],
-    d_y: Tensor | None,
-    d_final: Sequence[Tensor | None],
-    d_states: Sequence[Tensor | None],
-    need_x: bool,
-    need_weights: bool,
-) -> list[Tensor]:
-    rows = rows_of(x.shape[0], x.shape[1], lengths, resets, reverse, left)
-    names = [name for name in Equation.parse(equation).states if name != "h"]
-    given = {name: value for name, value in zip(names, d_states, strict=False) if value is not None}
+def _scan_backward(*given: Any) -> list[Tensor]:
+    call = Call(*given[:9])
+    y, kept, d_y, d_final, d_states, need_x, need_weights = given[9:]
+    _check(call)
+    _check_backward(call, y, kept, d_y, d_final, d_states)
+    names = [name for name in _expected(call.equation).states if name != "h"]
     gradients = kernel.backward(
-        equation,
-        x,
-        Weights(*weights),  # type: ignore[arg-type]
-        state,
-        rows,
-        y,
-        kept,
+        call.equation,
+        call.x,
+        Weights(*call.weights),  # type: ignore[arg-type]
+        call.state,
+        _rows(call),
+        dense_rows(y),
+        [value.contiguous() for value in kept],
         d_y,
         d_final,
-        masks,
-        d_states=given,
+        None if call.masks is None else dense_rows(call.masks),
+        d_states={name: value for name, value in zip(names, d_states, strict=False) if value is not None},
         need_x=need_x,
         need_weights=need_weights,
     )
-    nothing = x.new_empty(0)
-    return [nothing if g is None else g for g in (gradients.x, *gradients.weights)] + list(gradients.state)
+    found = [call.x.new_empty(0) if g is None else g for g in (gradients.x, *gradients.weights)]
+    return [*found, *(value.contiguous() for value in gradients.state)]
 
 
-def _scan_backward_fake(
-    equation: str,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    reverse: bool,
-    left: bool,
-    y: Tensor,
-    kept: Sequence[Tensor],
-    d_y: Tensor | None,
-    d_final: Sequence[Tensor | None],
-    d_states: Sequence[Tensor | None],
-    need_x: bool,
-    need_weights: bool,
-) -> list[Tensor]:
+def _scan_backward_fake(*given: Any) -> list[Tensor]:
+    call = Call(*given[:9])
+    need_x, need_weights = given[14:]
+
     def like(value: Tensor | None, wanted: bool) -> Tensor:
-        return x.new_empty(value.shape if wanted and value is not None else (0,))
+        return call.x.new_empty(value.shape if wanted and value is not None else (0,))
 
-    return [like(x, need_x), *(like(w, need_weights) for w in weights), *(like(value, True) for value in state)]
+    weights = [like(w, need_weights) for w in call.weights]
+    return [like(call.x, need_x), *weights, *(like(value, True) for value in call.state)]
 
 
 class _Scan(torch.autograd.Function):
@@ -187,97 +180,214 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        direct: bool,
+        keep: bool,
+        states: bool,
+        gates: bool,
         equation: str,
         lengths: Tensor | None,
         resets: Tensor | None,
         masks: Tensor | None,
         reverse: bool,
         left: bool,
-        states: bool,
-        gates: bool,
         x: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        weights, state = tensors[:6], tensors[6:]
-        with torch._C._AutoDispatchBelowAutograd():
-            results = torch.ops.recur.scan.default(
-                equation, x, list(weights), list(state), lengths, resets, masks, reverse, left, True, states, gates
-            )
-        shown = 1 + len(state) + (len(state) - 1 if states else 0) + gates
+        weights, state = list(tensors[:6]), list(tensors[6:])
+        given = (equation, x, weights, state, lengths, resets, masks, reverse, left, True, states, gates)
+        results = _scan(*given) if direct else _below(torch.ops.recur.scan.default, *given)
+        count = len(state)
+        shown = 1 + count + (count - 1 if states else 0) + gates
         outputs, kept = tuple(results[:shown]), results[shown:]
-        ctx.equation, ctx.options, ctx.shown, ctx.with_states = equation, (reverse, left), len(state), states
-        ctx.kept = len(kept)
+        ctx.given, ctx.count, ctx.states = (equation, reverse, left), count, states
         ctx.save_for_backward(x, *weights, *state, lengths, resets, masks, outputs[0], *kept)
-        if gates:
-            ctx.mark_non_differentiable(outputs[-1])
+        ctx.mark_non_differentiable(*(outputs[-1:] if gates else ()), *(kept if keep else ()))
         ctx.set_materialize_grads(False)
-        return outputs
+        return (*outputs, *kept) if keep else outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        equation, reverse, left = ctx.given
+        count = ctx.count
         x, *rest = ctx.saved_tensors
-        count = ctx.shown
         weights, state = rest[:6], rest[6 : 6 + count]
         lengths, resets, masks, y, *kept = rest[6 + count :]
-        reverse, left = ctx.options
-        d_y, d_final = grads[0], list(grads[1 : 1 + count])
-        d_states = list(grads[1 + count : 2 * count]) if ctx.with_states else []
-        need_x, need_weights = ctx.needs_input_grad[8], any(ctx.needs_input_grad[9:15])
-        if torch.is_grad_enabled() and any(
-            g is not None and g.requires_grad for g in (x, *weights, *state, *grads)
-        ):
-            return (None,) * 8 + eager.gradients(
-                ctx.equation, x, weights, state, lengths, resets, masks, reverse, left, (d_y, d_final, d_states)
-            )
-        results = torch.ops.recur.scan_backward.default(
-            ctx.equation,
-            x,
-            list(weights),
-            list(state),
-            lengths,
-            resets,
-            masks,
-            reverse,
-            left,
-            y,
-            kept,
-            d_y,
-            d_final,
-            d_states,
-            need_x,
-            need_weights,
-        )
+        call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)
+        given = (grads[0], list(grads[1 : 1 + count]), list(grads[1 + count : 2 * count]) if ctx.states else [])
+        _, _, _, _, _, _, _, _, _, _, need_x, *needed = ctx.needs_input_grad
+        need_weights = any(needed[:6])
+        if torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in (x, *weights, *state, *grads)):
+            return (None,) * 10 + eager.gradients(*call, given)
+        arguments = (*call, y, kept, *given, need_x, need_weights)
+        if _heard((x, *weights, *state, *kept, *grads)):
+            results = torch.ops.recur.scan_backward.default(*arguments)
+        else:
+            results = _scan_backward(*arguments)
         d_x = results[0] if need_x else None
-        d_weights = [
-            d if w is not None and need_weights else None for w, d in zip(weights, results[1:7], strict=True)
-        ]
-        return (None,) * 8 + (d_x, *d_weights, *results[7:])
+        d_weights = (d if w is not None and need_weights else None for w, d in zip(weights, results[1:7], strict=True))
+        return (*(None,) * 10, d_x, *d_weights, *results[7:])
 
 
-def _scan_autograd(
-    equation: str,
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    state: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    reverse: bool,
-    left: bool,
-    keep: bool,
-    states: bool,
-    gates: bool,
-) -> list[Tensor]:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights, *state)):
-        found = _Scan.apply(  # type: ignore[no-untyped-call]
-            equation, lengths, resets, masks, reverse, left, states, gates, x, *weights, *state
-        )
-        return list(found)
+# without what `apply` adds for torch.func, which is not under way here
+_record = super(torch.autograd.Function, _Scan).apply
+
+
+def _below(operator: Any, *given: Any) -> list[Tensor]:
     with torch._C._AutoDispatchBelowAutograd():
-        result: list[Tensor] = torch.ops.recur.scan.default(
-            equation, x, weights, state, lengths, resets, masks, reverse, left, False, states, gates
-        )
+        result: list[Tensor] = operator(*given)
     return result
+
+
+def _scan_autograd(*given: Any) -> list[Tensor]:
+    call = Call(*given[:9])
+    if call.masks is not None and call.masks.requires_grad and torch.is_grad_enabled():
+        raise InputError("`masks` get no gradient from `recur::scan`; detach them, or run with backend='reference'")
+    if not _differentiated(call):
+        return _below(torch.ops.recur.scan.default, *given)
+    return list(_record(False, *given[9:], *call[:1], *call[4:], call.x, *call.weights, *call.state))
+
+
+class _Expected(NamedTuple):
+    """How many gates, recurrent products, per-unit parameters and masks an equation has, and its states."""
+
+    gates: int
+    recurrent: int
+    units: int
+    masks: int
+    projected: bool
+    states: tuple[str, ...]
+
+
+@lru_cache(maxsize=256)
+def _expected(equation: str) -> _Expected:
+    e = Equation.parse(equation)
+    return _Expected(len(e.gates), len(e.recurrent), len(e.units), len(e.masks), e.projected, e.states)
+
+
+def _check(call: Call) -> None:
+    """Refuse what kernels would read past the end of.
+
+    Raises:
+        InputError: names the tensor, what it must be, and what it is.
+    """
+    x, expected = call.x, _expected(call.equation)
+    if x.dim() != 3 or not x.shape[0] or x.dtype not in DTYPES:
+        raise InputError(f"`x` must be float32 or float64 [T, B, D] with T above 0, got {_said(x)}")
+    if len(call.weights) != 6 or len(call.state) != len(expected.states):
+        raise InputError(
+            f"`weights` and `state` must be 6 and {len(expected.states)}, got {len(call.weights)} and {len(call.state)}"
+        )
+    steps, batch, width = x.shape
+    hidden, outputs = _sizes(call, expected)
+    ih, hh, bias_ih, bias_hh, units, hr = call.weights
+    stacked, recurrent = expected.gates * hidden, expected.recurrent * hidden
+    _fit("weights.ih", ih, x, (stacked, width), True)
+    _fit("weights.hh", hh, x, (recurrent, outputs), recurrent > 0)
+    _fit("weights.bias_ih", bias_ih, x, (stacked,), bias_ih is not None)
+    _fit("weights.bias_hh", bias_hh, x, (recurrent,), recurrent > 0 and bias_hh is not None)
+    _fit("weights.units", units, x, (expected.units, hidden), expected.units > 0)
+    _fit("weights.hr", hr, x, (outputs, hidden), expected.projected)
+    for name, value in zip(expected.states, call.state, strict=True):
+        _fit(f"state.{name}", value, x, (batch, outputs if name == "h" else hidden), True)
+    _fit("masks", call.masks, x, (expected.masks, steps, batch, hidden), expected.masks > 0)
+    for name, given, dtype, shape in (
+        ("lengths", call.lengths, torch.int64, (batch,)),
+        ("resets", call.resets, torch.bool, (steps, batch)),
+    ):
+        if given is not None and (given.shape != shape or given.dtype is not dtype or not given.is_cpu):
+            raise InputError(f"`{name}` must be {dtype} {list(shape)}, got {_said(given)}")
+
+
+def _check_backward(
+    call: Call,
+    y: Tensor,
+    kept: Sequence[Tensor],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    d_states: Sequence[Tensor | None],
+) -> None:
+    x, expected = call.x, _expected(call.equation)
+    steps, batch, _ = x.shape
+    hidden, outputs = _sizes(call, expected)
+    widths = _kept_widths(call.equation, host().lanes(x.dtype), hidden, outputs)
+    states = [value for name, value in zip(expected.states, call.state, strict=True) if name != "h"]
+    if len(kept) != len(widths) or len(d_final) != len(call.state) or len(d_states) not in (0, len(states)):
+        raise InputError(
+            f"`kept`, `d_final` and `d_states` must be {len(widths)}, {len(call.state)} and {len(states)} or 0, "
+            f"got {len(kept)}, {len(d_final)} and {len(d_states)}"
+        )
+    _fit("y", y, x, (steps, batch, outputs), True)
+    _fit("d_y", d_y, x, (steps, batch, outputs), d_y is not None)
+    for value, size in zip(kept, widths, strict=True):
+        _fit("kept", value, x, (steps * batch, size), True)
+    for given, final in zip(d_final, call.state, strict=True):
+        _fit("d_final", given, x, final.shape, given is not None)
+    for given, final in zip(d_states, states, strict=False):
+        _fit("d_states", given, x, (steps, *final.shape), given is not None)
+
+
+def _sizes(call: Call, expected: _Expected) -> tuple[int, int]:
+    """Return H, and P or H."""
+    ih, hr = call.weights[0], call.weights[5]
+    hidden = ih.shape[0] // expected.gates if ih is not None and ih.dim() else 0
+    outputs = hr.shape[0] if hr is not None and hr.dim() else hidden
+    if not hidden or not outputs:
+        raise InputError(f"`weights.ih` must be [G*H, D] with G = {expected.gates} and H above 0, got {_said(ih)}")
+    return hidden, outputs
+
+
+def _fit(name: str, value: Tensor | None, like: Tensor, shape: tuple[int, ...], wanted: bool) -> None:
+    if value is None:
+        if not wanted:
+            return
+    elif wanted and value.shape == shape and value.dtype is like.dtype and value.is_cpu:
+        return
+    raise InputError(f"`{name}` must be {f'{like.dtype} {list(shape)}' if wanted else None}, got {_said(value)}")
+
+
+def _said(value: Tensor | None) -> str:
+    return "None" if value is None else f"{value.dtype} {list(value.shape)} on {value.device}"
+
+
+def _kept_sizes(equation: str, lanes: int, hidden: int, outputs: int) -> tuple[int, ...]:
+    """Return how many numbers each kept tensor has per step and row: states other than h, slots, row numbers."""
+
+    def padded(size: int) -> int:
+        return -(-size // lanes) * lanes
+
+    plan = plan_forward(equation, True)
+    states = [padded(hidden) for name in plan.equation.states if name != "h"]
+    slots = [padded(hidden if node.dim == UNITS else outputs) for node in plan.slots]
+    return (*states, sum(slots), len(plan.rows))
+
+
+_kept_widths = lru_cache(maxsize=256)(_kept_sizes)
+
+
+def _rows(call: Call) -> Rows:
+    """Return which rows run which steps.
+
+    Raises:
+        InputError: a length is not in 0..T.
+    """
+    steps, batch = call.x.shape[:2]
+    if call.lengths is None and call.resets is None:
+        return uniform(steps, batch, call.reverse)
+    lengths = (steps,) * batch if call.lengths is None else tuple(call.lengths.tolist())
+    if lengths and (min(lengths) < 0 or max(lengths) > steps):
+        row, length = next((row, n) for row, n in enumerate(lengths) if not 0 <= n <= steps)
+        raise InputError(f"`lengths` must be in 0..T = 0..{steps}, got {length} in row {row}")
+    if call.resets is not None:
+        return ragged(steps, lengths, reverse=call.reverse, left=call.left, resets=call.resets)
+    return _ragged(steps, lengths, call.reverse, call.left)
+
+
+@lru_cache(maxsize=32)
+def _ragged(steps: int, lengths: tuple[int, ...], reverse: bool, left: bool) -> Rows:
+    # once for the directions, the layers and the backward of a batch
+    if all(length == steps for length in lengths):
+        return uniform(steps, len(lengths), reverse)
+    return ragged(steps, lengths, reverse=reverse, left=left)
 
 
 _LIBRARY.impl("scan", _scan, "CPU")

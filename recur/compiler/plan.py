@@ -7,7 +7,7 @@ matrix product (`U.n(r * s.h)`), or a sum over the units. Forward and backward s
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from recur.compiler.derive import Backward, Column, backward
 from recur.compiler.graph import COMPARE, OUTPUTS, ROW, UNITS, Equation, Node, reachable
@@ -80,8 +80,12 @@ class Plan:
     carries: tuple[str, ...] = ()
     all_states: bool = False
 
+    @cached_property
+    def folded_gates(self) -> tuple[str, ...]:
+        """The gates whose recurrent bias is added to that of the input."""
+        return tuple(node.name for node in folded(self.equation))
 
-    @property
+    @cached_property
     def gradient_dims(self) -> list[str]:
         """The dimension of each gradient slot."""
         assert self.gradients is not None
@@ -90,7 +94,7 @@ class Plan:
             dims[first : first + len(columns)] = [column.product.dim for column in columns]
         return dims
 
-    @property
+    @cached_property
     def multiplied_states(self) -> set[str]:
         """The states that matrices are multiplied with."""
         assert self.gradients is not None
@@ -136,7 +140,7 @@ class _Planner:
         elif node.op == "sum":
             self._sum(node)
             stage.loads[node] = ("sum", self.sums.index(node))
-        elif node.dim == ROW or node.op in COMPARE or self.homes.get(node, stage.phase) == stage.phase:
+        elif node.dim == ROW or node.op in COMPARE or self._at_hand(node) or self.homes.get(node, stage.phase) == stage.phase:
             for arg in node.args:
                 self.need(arg, stage)
             stage.order.append(node)
@@ -147,6 +151,15 @@ class _Planner:
                 home.stores.append(("temporary", len(self.temporaries), node))
                 self.temporaries.append(node)
             stage.loads[node] = ("temporary", self.temporaries.index(node))
+
+    def _at_hand(self, node: Node, deep: int = 3) -> bool:
+        """Whether computing a value of an earlier stage again costs less than keeping it for this one."""
+        if node in self.available or node.op == "const":
+            passing = ("product", "project", "seed", "back")
+            return node.op == "const" or self.available[node][0] not in passing
+        return deep > 0 and node.op not in (*COSTLY, *LEAVES, "sum") and all(
+            self._at_hand(arg, deep - 1) for arg in node.args
+        )
 
     def _sum(self, node: Node) -> None:
         if node in self.sums:
@@ -227,7 +240,9 @@ def plan_forward(text: str, training: bool, gates: bool = False) -> Plan:
         stage = planner.stage(planner.homes[columns[0]], columns[0].dim)
         used = [node for node in columns if any(node in s.loads for s in planner.stages.values())]
         stage.products.append(
-            Product(source, tuple(used), tuple((node.name,) for node in used), columns[0].dim, operand.op == "state", False)
+            Product(
+                source, tuple(used), tuple((node.name,) for node in used), columns[0].dim, operand.op == "state", False
+            )
         )
         _local(planner, used, stage)
     return Plan(equation, planner.ordered(), slots, rows, planner.temporaries, planner.sums)
@@ -442,7 +457,9 @@ def _gradients(derived: Backward) -> Gradients:
     ranked = sorted(groups, key=lambda argument: -len(shared(groups[argument])))
     left = groups[ranked[0]] if ranked else []
     taken = {column.gate for column in shared(left)}
-    right = next((groups[a] for a in ranked[1:] if shared(groups[a]) and not taken & {c.gate for c in shared(groups[a])}), [])
+    right = next(
+        (groups[a] for a in ranked[1:] if shared(groups[a]) and not taken & {c.gate for c in shared(groups[a])}), []
+    )
     ends = taken | {column.gate for column in shared(right)}
     alone = [gate for gate in inputs if gate not in ends]
     slots: list[Node] = [column.gradient for column in rest(left)]
@@ -478,6 +495,7 @@ def folded(equation: Equation) -> set[Node]:
     return result
 
 
+@lru_cache(maxsize=256)
 def used_inputs(equation: Equation) -> tuple[str, ...]:
     """Return the gates whose x the equation uses."""
     used = {node.name for node in equation.nodes if node.op == "x"}

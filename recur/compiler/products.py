@@ -34,7 +34,7 @@ class Backward(NamedTuple):
         if not gates:
             d_x.zero_()
             return
-        w = pack_inputs(self.plan, self.given, self.sizes, self.lib)
+        w = pack_inputs(self.plan, self.given, self.sizes, self.lib, self.workspace)
         offsets = None if self.rows.plain else self.rows.offsets(d_x)
         nt = self._threads(len(gates) * self.sizes.H * self.sizes.D)
         space = self._space(self.lib.rows_workspace(nt))
@@ -103,9 +103,7 @@ class Backward(NamedTuple):
                 source = self._before(argument.name, y, states)
                 self._outer(matrix, bias, slots, targets, source, rows.count, rows.total)
 
-    def _before(
-        self, name: str, y: Tensor, states: Mapping[str, Tensor]
-    ) -> tuple[Tensor, int, Indices | None]:
+    def _before(self, name: str, y: Tensor, states: Mapping[str, Tensor]) -> tuple[Tensor, int, Indices | None]:
         """Return where the state before each step but the first of its row lies."""
         rows = self.rows
         if name != "h":

@@ -168,7 +168,9 @@ def uniform(steps: int, batch: int, reverse: bool = False) -> Rows:
     """Return rows that all have T steps."""
     index = np.arange(batch, dtype=np.int64)
     first = np.full(batch, steps - 1 if reverse else 0, np.int64)
-    return Rows(steps, batch, index, first, np.full(batch, steps, np.int64), -1 if reverse else 1, np.zeros(batch, np.int64))
+    return Rows(
+        steps, batch, index, first, np.full(batch, steps, np.int64), -1 if reverse else 1, np.zeros(batch, np.int64)
+    )
 
 
 def ragged(

@@ -182,7 +182,7 @@ def _multiplication(product: Product, words: Words) -> tuple[str, str]:
 def _arriving(stage: Stage, plan: Plan, words: Words) -> _Lines:
     """Return what comes into a backward stage: from the step after, from outside, and through matrices."""
     assert plan.gradients is not None
-    by = {product.leaves[0]: product for product in stage.products}
+    by, places = {product.leaves[0]: product for product in stage.products}, _places(stage, plan, words)
     lines: _Lines = []
     for node, (buffer, _) in stage.loads.items():
         if buffer not in ("seed", "back"):
@@ -199,25 +199,35 @@ def _arriving(stage: Stage, plan: Plan, words: Words) -> _Lines:
             notes.append("from the step after")
         terms += ["dy"] * (node.name == "h")
         total = " + ".join(terms)
+        notes += places.get(words(node), ())
         lines.append((f"{words(node)} = {total}" if node in words.names else f"multiply {total}", ", ".join(notes)))
     return lines
 
 
 def _work(stage: Stage, plan: Plan, words: Words) -> _Lines:
     """Return the elementwise lines of a stage; what is used once is part of the line that uses it."""
+    places = _places(stage, plan, words)
     reads = [words(node) for node, (buffer, _) in stage.loads.items() if buffer in ("slot", "row", "new", "temporary")]
     values = {words(node): words.definition(node) for node in stage.order if node in words.names}
-    notes: dict[str, dict[str, None]] = {}
     for buffer, index, node in stage.stores:
         name = _place(buffer, index, node, plan, words)
-        here = name == words(node) and node.op != "back"
-        values.setdefault(name, words.definition(node) if here else name if buffer == "sum" else words(node))
-        note = "output" if (buffer, index) == ("new", "h") else _NOTES[buffer]
-        notes.setdefault(name, {}).update(dict.fromkeys(note.split(", ")))
+        if name != words(node) or node.op not in ("seed", "back"):
+            here = words.definition(node) if name == words(node) else words(node)
+            values.setdefault(name, name if buffer == "sum" else here)
     lines = [("read " + " ".join(dict.fromkeys(reads)), "")] if reads else []
     for name, value in values.items():
-        lines.append((name if value == name else f"{name} = {value}", ", ".join(notes.get(name, ()))))
+        lines.append((name if value == name else f"{name} = {value}", ", ".join(places.get(name, ()))))
     return lines
+
+
+def _places(stage: Stage, plan: Plan, words: Words) -> dict[str, list[str]]:
+    """Return what becomes of the values that a stage stores, by their names."""
+    notes: dict[str, list[str]] = {}
+    for buffer, index, node in stage.stores:
+        known = notes.setdefault(_place(buffer, index, node, plan, words), [])
+        note = "output" if (buffer, index) == ("new", "h") else _NOTES[buffer]
+        known += [part for part in note.split(", ") if part not in known]
+    return notes
 
 
 def _place(buffer: str, index: str | int, node: Node, plan: Plan, words: Words) -> str:

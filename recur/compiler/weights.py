@@ -1,7 +1,7 @@
 """Weights in the order in which kernels read them, packed again only when they have changed."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recur.compiler.graph import OUTPUTS, UNITS, Equation
 from recur.compiler.library import Library
-from recur.compiler.plan import Plan, folded, used_inputs
+from recur.compiler.plan import Plan, used_inputs
 
 
 class Weights(NamedTuple):
@@ -56,12 +56,6 @@ class Sizes:
         }
 
 
-def sizes_of(width: int, weights: Weights, equation: Equation, lanes: int) -> Sizes:
-    """Return the sizes that follow from the inputs' width and the weights."""
-    hidden = weights.ih.shape[0] // len(equation.gates)
-    return Sizes(width, hidden, hidden if weights.hr is None else weights.hr.shape[0], lanes)
-
-
 class Packed(NamedTuple):
     """Packed weights, and the words of a kernel's argument that say where they are."""
 
@@ -85,12 +79,29 @@ def dense_rows(value: Tensor) -> Tensor:
     return value if value.shape[-1] == 1 or value.stride(-1) == 1 else value.contiguous()
 
 
+# where packed weights go: scratch by name, type and size
+Room = Callable[[str, torch.dtype, int], Tensor]
+
+
+def lasting(name: str, dtype: torch.dtype, size: int) -> Tensor:
+    """Return room for packed weights that are kept."""
+    return torch.empty(max(size, 1), dtype=dtype)
+
+
 def pack(
-    lib: Library, blocks: Sequence[Tensor], *, columns: int, units: int, inner: int, transposed: bool
+    lib: Library,
+    blocks: Sequence[Tensor],
+    *,
+    columns: int,
+    units: int,
+    inner: int,
+    transposed: bool,
+    room: Room,
+    name: str,
 ) -> Tensor:
     """Pack matrices [units, inner] each, or where `transposed` [inner, units], as columns or one after the other."""
     outer = len(blocks) // columns
-    packed = torch.empty(max(lib.vectors(units, columns) * outer * inner * lib.VL, 1), dtype=lib.dtype)
+    packed = room(name, lib.dtype, lib.vectors(units, columns) * outer * inner * lib.VL)
     stride = blocks[0].stride(0)
     lib.pack_weights(
         packed.data_ptr(),
@@ -105,56 +116,71 @@ def pack(
     return packed
 
 
-def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
+def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
     """Pack what the forward kernel reads."""
     equation = plan.equation
     ih, hh = matrices(equation, weights, sizes.H)
     buffers: dict[str, Tensor] = {}
     if names := used_inputs(equation):
         blocks = [ih[name] for name in names]
-        buffers["w_x"] = pack(lib, blocks, columns=len(names), units=sizes.H, inner=sizes.D, transposed=False)
+        buffers["w_x"] = pack(
+            lib, blocks, columns=len(names), units=sizes.H, inner=sizes.D, transposed=False, room=room, name="w_x"
+        )
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
             blocks = [hh[gate] for (gate,) in product.sources]
             size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
-            buffers[f"w_{number}_{index}"] = pack(
-                lib, blocks, columns=len(blocks), units=size, inner=inner, transposed=False
+            name = f"w_{number}_{index}"
+            buffers[name] = pack(
+                lib, blocks, columns=len(blocks), units=size, inner=inner, transposed=False, room=room, name=name
             )
-    width = sizes.padded(UNITS)
-    bias_x = torch.zeros(len(equation.gates), width, dtype=lib.dtype)
-    bias_u = torch.zeros(max(1, len(equation.recurrent)), width, dtype=lib.dtype)
+    # numpy: on so few numbers torch's operators cost more than the work
+    gates, width = len(equation.gates), sizes.padded(UNITS)
+    count = gates + len(equation.recurrent) + len(equation.units)
+    small = lasting("small", lib.dtype, count * width)
+    table = small.numpy().reshape(count, width)
+    table[:] = 0
     if weights.bias_ih is not None:
-        bias_x[:, : sizes.H] = weights.bias_ih.view(-1, sizes.H)
+        table[:gates, : sizes.H] = weights.bias_ih.detach().numpy().reshape(-1, sizes.H)
     if weights.bias_hh is not None:
-        bias_u[:, : sizes.H] = weights.bias_hh.view(-1, sizes.H)
-        for node in folded(equation):
-            bias_x[equation.gates.index(node.name)] += bias_u[equation.recurrent.index(node.name)]
-    buffers |= {"bias_x": bias_x, "bias_u": bias_u}
+        table[gates : gates + len(equation.recurrent), : sizes.H] = (
+            weights.bias_hh.detach().numpy().reshape(-1, sizes.H)
+        )
+        for name in plan.folded_gates:
+            table[equation.gates.index(name)] += table[gates + equation.recurrent.index(name)]
     if weights.units is not None:
-        buffers["units"] = _padded(weights.units, width)
-    return _packed(buffers)
+        table[count - len(equation.units) :, : sizes.H] = weights.units.detach().numpy()
+    row = width * lib.dtype.itemsize
+    packed = _packed(buffers, small)
+    packed.words["bias_x"] = small.data_ptr()
+    packed.words["bias_u"] = small.data_ptr() + gates * row
+    packed.words["units"] = small.data_ptr() + (count - len(equation.units)) * row
+    return packed
 
 
-def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
-    """Pack what the backward kernel reads, and as `w_x` what the gradient of the inputs is made with."""
-    ih, hh = matrices(plan.equation, weights, sizes.H)
+def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
+    """Pack what the backward kernel reads."""
+    _, hh = matrices(plan.equation, weights, sizes.H)
     buffers: dict[str, Tensor] = {}
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
             blocks = [hh[gate] for gate in product.sources[0]]
             size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
-            buffers[f"w_{number}_{index}"] = pack(lib, blocks, columns=1, units=size, inner=inner, transposed=True)
+            name = f"v_{number}_{index}"
+            buffers[f"w_{number}_{index}"] = pack(
+                lib, blocks, columns=1, units=size, inner=inner, transposed=True, room=room, name=name
+            )
     if weights.units is not None:
         buffers["units"] = _padded(weights.units, sizes.padded(UNITS))
     return _packed(buffers)
 
 
-def pack_inputs(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Tensor:
+def pack_inputs(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Tensor:
     """Pack what the gradient of the inputs is made with."""
     assert plan.gradients is not None
     ih, _ = matrices(plan.equation, weights, sizes.H)
     blocks = [ih[gate] for gate in plan.gradients.inputs[1]]
-    return pack(lib, blocks, columns=1, units=sizes.D, inner=sizes.H, transposed=True)
+    return pack(lib, blocks, columns=1, units=sizes.D, inner=sizes.H, transposed=True, room=room, name="inputs")
 
 
 def _padded(value: Tensor, width: int) -> Tensor:
@@ -163,8 +189,8 @@ def _padded(value: Tensor, width: int) -> Tensor:
     return result
 
 
-def _packed(buffers: dict[str, Tensor]) -> Packed:
-    return Packed({name: buffer.data_ptr() for name, buffer in buffers.items()}, tuple(buffers.values()))
+def _packed(buffers: dict[str, Tensor], *more: Tensor) -> Packed:
+    return Packed({name: buffer.data_ptr() for name, buffer in buffers.items()}, (*buffers.values(), *more))
 
 
 class _Kept(NamedTuple):
@@ -180,17 +206,17 @@ _kept: dict[tuple[int, str, str], _Kept] = {}
 def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
     """Return `pack_forward` of the weights, that of the last call if they are the same and unchanged."""
     if any(w is not None and w.is_inference() for w in weights):
-        return pack_forward(plan, weights, sizes, lib)
+        return pack_forward(plan, weights, sizes, lib, lasting)
     key = (id(weights.ih), plan.equation.text, str(lib.dtype))
     versions = tuple(-1 if w is None else w._version for w in weights)
     kept = _kept.get(key)
     if kept is not None and kept.versions == versions:
-        same = all(
-            w is None if r is None else r() is w for w, r in zip(weights, kept.weights, strict=True)
-        ) and all(np.array_equal(a, b) for a, b in zip(_samples(weights), kept.samples, strict=True))
+        same = all(w is None if r is None else r() is w for w, r in zip(weights, kept.weights, strict=True)) and all(
+            np.array_equal(a, b) for a, b in zip(_samples(weights), kept.samples, strict=True)
+        )
         if same:
             return kept.packed
-    packed = pack_forward(plan, weights, sizes, lib)
+    packed = pack_forward(plan, weights, sizes, lib, lasting)
     references = tuple(None if w is None else weakref.ref(w, lambda _, key=key: _kept.pop(key, None)) for w in weights)  # type: ignore[misc]
     _kept[key] = _Kept(references, versions, tuple(s.copy() for s in _samples(weights)), packed)
     return packed

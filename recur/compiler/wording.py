@@ -9,18 +9,8 @@ from recur.compiler.graph import CONSTANT, Equation, Node, reachable
 from recur.compiler.plan import Plan, gate_values
 
 LEAVES = {"x": "x", "state": "s", "unit": "p", "mask": "m"}
-SIGNS = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "gt": ">",
-    "ge": ">=",
-    "lt": "<",
-    "le": "<=",
-    "eq": "==",
-    "ne": "!=",
-}
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+TESTS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 FUNCTIONS = {"max": "maximum", "min": "minimum"}
 # gates called so would be taken for something else
 _TAKEN = re.compile(r"x|U|s|p|P|m|dy|dx|dU|dP|ds|dp|pre|gate|[vd]\d+")
@@ -72,8 +62,8 @@ class Words:
                 return SUM, f"{self(a, SUM)} {SIGNS[node.op]} {self(b, PRODUCT)}"
             case (("mul" | "div"), (a, b)):
                 return PRODUCT, f"{self(a, PRODUCT)} {SIGNS[node.op]} {self(b, POWER)}"
-            case op, (a, b) if op in SIGNS:
-                return TEST, f"{self(a, SUM)} {SIGNS[op]} {self(b, SUM)}"
+            case op, (a, b) if op in TESTS:
+                return TEST, f"{self(a, SUM)} {TESTS[op]} {self(b, SUM)}"
         return ATOM, f"{FUNCTIONS.get(node.op, node.op)}({', '.join(self(arg) for arg in node.args)})"
 
 
