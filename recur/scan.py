@@ -1,8 +1,8 @@
 """The one operation: a cell over a sequence, in one direction, with rows of any length.
 
 `scan` gives the same numbers on each of its backends: "cpu", kernels compiled from the equation; "torch", the kernels
-behind torch.nn, for the cells that they know; and "reference", the equation itself in a Python loop, for any cell, device
-and dtype and under every transform. Nothing above this file knows which one runs.
+behind torch.nn, for the cells that they know; and "reference", the equation itself in a Python loop, for any cell,
+device and dtype and under every transform. Nothing above this file knows which one runs.
 """
 
 import os
@@ -16,8 +16,8 @@ from torch import Tensor
 from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
 from recur.compiler import machine, operator
 from recur.compiler.eager import Unrolled, valid_steps
-from recur.compiler.graph import trace
 from recur.compiler.operator import DTYPES, Call
+from recur.compiler.trace import trace
 from recur.errors import InputError
 
 _P = ParamSpec("_P")
@@ -100,7 +100,8 @@ def scan(
         gates: whether to return the gates' values: the activation of its pre-activation, or the pre-activation itself
             where the equation uses that in several places. No gradient flows through them.
         backend: "cpu", "torch", "reference", or "auto": the environment variable RECUR_BACKEND if that is set, else
-            compiled kernels on CPUs for float32 and float64, elsewhere torch's where it has the cell, else the reference.
+            compiled kernels on CPUs for float32 and float64, elsewhere torch's where it has the cell, else the
+            reference.
 
     Returns:
         the outputs and the state after each row's last step in scan order; a row of length 0 keeps its initial state.
@@ -166,9 +167,7 @@ def _asked(backend: str) -> str:
     return asked
 
 
-def choose(
-    cell: Cell, input: Tensor, weights: Weights, state: State, backend: str, *, plain: bool
-) -> str:
+def choose(cell: Cell, input: Tensor, weights: Weights, state: State, backend: str, *, plain: bool) -> str:
     """Return the backend that runs these inputs."""
     asked = _asked(backend)
     if asked == "torch" and (cell.torch_kernel is None or not plain):

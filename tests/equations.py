@@ -11,9 +11,9 @@ from torch import Tensor
 
 from recur.cells.cell import Cell, State, exp, maximum, mean, normalize, sigmoid, tanh, where
 from recur.compiler import interpret, kernel
-from recur.compiler.graph import trace
 from recur.compiler.plan import plan_backward, plan_forward
 from recur.compiler.rows import Rows, ragged, uniform
+from recur.compiler.trace import trace
 from recur.scan import Weights, scan
 
 # largest difference accepted, relative to the largest number of a tensor or 1: sums in another order
@@ -153,9 +153,7 @@ def by_reference(problem: Problem) -> dict[str, Tensor]:
     gradients = iter(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
     d_x = next(gradients)
     d_weights = [None if w is None else next(gradients) for w in given.weights]
-    return {
-        name: value.detach() for name, value in named(problem, y, final, d_x, d_weights, list(gradients)).items()
-    }
+    return {name: value.detach() for name, value in named(problem, y, final, d_x, d_weights, list(gradients)).items()}
 
 
 def run(problem: Problem, *, rows: Rows | None = None, training: bool = True) -> kernel.Result:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recur.cells import CELLS, GRU, LSTMP, Elman, cell_named
 from recur.cells.cell import Cell, State, exp, maximum, mean, relu, sigmoid, tanh, where
-from recur.compiler.graph import Equation, NotTraceable, trace
+from recur.compiler.graph import Equation
+from recur.compiler.trace import NotTraceable, trace
 from recur.errors import InputError
 
 EVERY = {**CELLS, "lstmp": LSTMP, "odd": Odd}
@@ -308,7 +309,11 @@ REFUSED = {
     "negative base": (lambda x, U, s, p: (-2) ** x.a, "-2 is taken to a power", "take a positive number"),
     "flat mean": (lambda x, U, s, p: s.h - x.a.mean(-1), "over something else than the units", "write mean(v)"),
     "tensor": (lambda x, U, s, p: s.h * WIDE, "a tensor of shape [3] stands", "per-unit parameters p.g (`units`)"),
-    "tensor first": (lambda x, U, s, p: WIDE * s.h, "a tensor of shape [3] stands", "per-unit parameters p.g (`units`)"),
+    "tensor first": (
+        lambda x, U, s, p: WIDE * s.h,
+        "a tensor of shape [3] stands",
+        "per-unit parameters p.g (`units`)",
+    ),
     "text": (lambda x, U, s, p: s.h + "1", "a str stands in the equation", "use numbers"),
     "cat": (lambda x, U, s, p: torch.cat([x.a, s.h]), "torch.cat is not among", "use + - * /"),
     "dim": (lambda x, U, s, p: s.h - x.a.mean(0), "over something else than the units", "write mean(v)"),
@@ -371,7 +376,9 @@ def test_a_statement_in_place_is_refused_and_a_new_value_under_the_old_name_is_n
 
     with pytest.raises(NotTraceable, match=re.escape("v[0] = 0") + r"\n.*changed in place; compute a new value"):
         trace(Item())
-    with pytest.raises(NotTraceable, match=re.escape("v += s.h") + r"\n.*a gate's input is changed in place; compute a"):
+    with pytest.raises(
+        NotTraceable, match=re.escape("v += s.h") + r"\n.*a gate's input is changed in place; compute a"
+    ):
         trace(Own())
     assert trace(Plus()).text == trace(Plain()).text
 
@@ -397,7 +404,9 @@ def projected(expression: Callable) -> Cell:
 
 
 def test_units_and_projected_outputs_are_not_mixed():
-    with pytest.raises(NotTraceable, match=r"H units meets one of the P projected outputs; project the one first with P"):
+    with pytest.raises(
+        NotTraceable, match=r"H units meets one of the P projected outputs; project the one first with P"
+    ):
         trace(projected(lambda x, U, s, P: x.a + s.h))
     with pytest.raises(NotTraceable, match="must return h as a value of the P projected outputs, got a value of the H"):
         trace(projected(lambda x, U, s, P: x.a))
@@ -405,13 +414,19 @@ def test_units_and_projected_outputs_are_not_mixed():
         trace(projected(lambda x, U, s, P: P(s.h)))
     with pytest.raises(NotTraceable, match=r"U.a is given a value of the H units"):
         trace(projected(lambda x, U, s, P: P(U.a(x.a))))
-    with pytest.raises(NotTraceable, match=r"H units meets one of the P projected outputs; project the one first with P"):
+    with pytest.raises(
+        NotTraceable, match=r"H units meets one of the P projected outputs; project the one first with P"
+    ):
         trace(projected(lambda x, U, s, P: where(x.a > 0, s.h, 0.0)))
     assert "sum" in operations(projected(lambda x, U, s, P: P(x.a) * mean(U.a(s.h))))
 
 
 SPELLINGS = {
-    "sigmoid": [lambda x, U, s, p: sigmoid(x.a), lambda x, U, s, p: torch.sigmoid(x.a), lambda x, U, s, p: F.sigmoid(x.a)],
+    "sigmoid": [
+        lambda x, U, s, p: sigmoid(x.a),
+        lambda x, U, s, p: torch.sigmoid(x.a),
+        lambda x, U, s, p: F.sigmoid(x.a),
+    ],
     "tanh": [lambda x, U, s, p: tanh(x.a), lambda x, U, s, p: torch.tanh(x.a), lambda x, U, s, p: F.tanh(x.a)],
     "relu": [lambda x, U, s, p: relu(x.a), lambda x, U, s, p: F.relu(x.a), lambda x, U, s, p: torch.relu(x.a)],
     "exp": [lambda x, U, s, p: exp(x.a), lambda x, U, s, p: torch.exp(x.a), lambda x, U, s, p: x.a.exp()],
@@ -422,7 +437,11 @@ SPELLINGS = {
     "sum": [lambda x, U, s, p: x.a - mean(x.a), lambda x, U, s, p: x.a - torch.mean(x.a, dim=-1, keepdim=True)],
     "add": [lambda x, U, s, p: x.a + s.h, lambda x, U, s, p: torch.add(x.a, s.h)],
     "sub": [lambda x, U, s, p: 1 - x.a, lambda x, U, s, p: torch.sub(1, x.a), lambda x, U, s, p: torch.rsub(x.a, 1)],
-    "mul": [lambda x, U, s, p: 2 * x.a, lambda x, U, s, p: torch.mul(x.a, 2), lambda x, U, s, p: torch.tensor(2.0) * x.a],
+    "mul": [
+        lambda x, U, s, p: 2 * x.a,
+        lambda x, U, s, p: torch.mul(x.a, 2),
+        lambda x, U, s, p: torch.tensor(2.0) * x.a,
+    ],
     "div": [lambda x, U, s, p: 1 / (2 + x.a), lambda x, U, s, p: torch.reciprocal(x.a + 2)],
     "pow": [lambda x, U, s, p: exp(x.a) ** 1.5, lambda x, U, s, p: torch.pow(x.a.exp(), 1.5)],
 }

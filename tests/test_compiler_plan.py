@@ -6,8 +6,8 @@ from equations import Odd, assert_close, by_interpreter, by_reference, problem
 
 from recur.cells import CELLS, GRU, LSTM, LSTMP, Elman
 from recur.cells.cell import Cell, State, mean, sigmoid, tanh
-from recur.compiler.graph import trace
 from recur.compiler.plan import folded, gate_values, plan_backward, plan_forward
+from recur.compiler.trace import trace
 
 EVERY = {**CELLS, "lstmp": LSTMP, "odd": Odd}
 
@@ -54,7 +54,9 @@ def test_a_step_has_no_more_stages_than_it_needs(name: str, forward: int, backwa
 @pytest.mark.parametrize("name", EVERY)
 def test_inference_keeps_nothing_that_no_product_reads(name: str):
     plan = plan_forward(trace(EVERY[name]()).text, False)
-    operands = {product.operand.first for stage in plan.stages for product in stage.products if product.operand.kind == "slot"}
+    operands = {
+        product.operand.first for stage in plan.stages for product in stage.products if product.operand.kind == "slot"
+    }
     assert sorted(operands) == list(range(len(plan.slots)))
     assert not plan.rows
 
@@ -120,7 +122,12 @@ def test_biases_are_added_once_where_gate_and_product_meet():
 
 def test_gates_are_shown_as_their_activations():
     shown = gate_values(trace(LSTM()))
-    assert {gate: node.op for gate, node in shown.items()} == {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid"}
+    assert {gate: node.op for gate, node in shown.items()} == {
+        "i": "sigmoid",
+        "f": "sigmoid",
+        "g": "tanh",
+        "o": "sigmoid",
+    }
     assert list(gate_values(trace(GRU()))) == ["r", "z", "n"]
 
 

@@ -5,7 +5,6 @@ what goes into a kink (relu, abs, maximum, where) has a share of the input in it
 """
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -126,7 +125,7 @@ class Writer:
 
     def product(self) -> None:
         of = "P" if self.projected else "H"
-        if self.projected and self.r.random() < 0.4 or not self.cell["recurrent"]:
+        if (self.projected and self.r.random() < 0.4) or not self.cell["recurrent"]:
             if self.projected:
                 v, _, stage = self.pick("H", 3.0, stage=2)
                 self.let(f"P({v})", "P", 4.0, stage + 1)

@@ -164,7 +164,15 @@ def test_final_states_that_nothing_comes_from():
     zero = replace(given, d_final=given.d_final.map(torch.zeros_like))
     for rows in (uniform(T, B), ragged(T, LENGTHS)):
         result = run(given, rows=rows)
-        arguments = (given.text, given.x, kernel.Weights(*given.weights), list(given.state), rows, result.y, result.kept)
+        arguments = (
+            given.text,
+            given.x,
+            kernel.Weights(*given.weights),
+            list(given.state),
+            rows,
+            result.y,
+            result.kept,
+        )
         found = kernel.backward(*arguments, given.d_y, [None, None])
         expected = by_kernel(zero, rows=rows)
         assert torch.equal(found.x, expected["d x"])
@@ -192,7 +200,9 @@ def shapes(draw):
 def test_every_valid_step_has_one_place_in_its_order(shape):
     steps, batch, lengths, resets, left, reverse = shape
     rows = ragged(steps, lengths, reverse=reverse, left=left, resets=resets)
-    wanted = parts(lengths, left, resets if resets is not None else torch.zeros(steps, batch, dtype=torch.bool), reverse)
+    wanted = parts(
+        lengths, left, resets if resets is not None else torch.zeros(steps, batch, dtype=torch.bool), reverse
+    )
     assert rows.count == len(wanted)
     assert rows.total == sum(lengths)
     assert list(rows.length) == sorted((stop - first for _, first, stop, _ in wanted), reverse=True)

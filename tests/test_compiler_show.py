@@ -20,9 +20,9 @@ from recur.app.show import show as command
 from recur.cells import CELLS, GRU, LSTM, LSTMP, UGRNN, Elman, PeepholeLSTM
 from recur.compiler import machine, show
 from recur.compiler.costs import Formula, costs
-from recur.compiler.graph import trace
 from recur.compiler.plan import folded
 from recur.compiler.target import host, named
+from recur.compiler.trace import trace
 from recur.errors import InputError
 
 B, D, H, P = 3, 4, 5, 2

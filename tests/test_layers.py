@@ -463,7 +463,9 @@ def test_a_step_must_not_work_in_place():
 
     with pytest.raises(InputError, match="cell Careless: `step` must not change the state in place"):
         Recurrent(Careless, 2, 3, backend="reference")(torch.zeros(2, 1, 2))
-    with pytest.raises(InputError, match=r"h \*= 0.9\n  cannot be compiled: a state is changed in place; compute a new"):
+    with pytest.raises(
+        InputError, match=r"h \*= 0.9\n  cannot be compiled: a state is changed in place; compute a new"
+    ):
         Recurrent(Careless, 2, 3)(torch.zeros(2, 1, 2))
 
 
@@ -476,7 +478,9 @@ def test_a_step_must_return_the_size_it_got():
 
     with pytest.raises(InputError, match=r"cell Narrow: `step` must return h of shape \[1, 3\], got \[1, 1\]"):
         Recurrent(Narrow, 2, 3, backend="reference")(torch.zeros(2, 1, 2))
-    with pytest.raises(InputError, match="cell Narrow: `step` must return h as a value of the H units, got a sum or mean"):
+    with pytest.raises(
+        InputError, match="cell Narrow: `step` must return h as a value of the H units, got a sum or mean"
+    ):
         Recurrent(Narrow, 2, 3)(torch.zeros(2, 1, 2))
 
 

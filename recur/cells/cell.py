@@ -10,9 +10,11 @@
             return State(h=(1 - z) * n + z * s.h)
 
 `x.g` is the input's share of gate `g`, W_g x_t + b_g, with shape [B, H]; `U.g(v)` is the recurrent product of gate `g`
-with a vector v, [B, H] -> [B, H]; `s` holds the states of the step before. Two more arguments may be asked for by name:
+with a vector v, [B, H] -> [B, H]; `s` holds the states of the step before. More arguments may be asked for by name:
 `p`, per-unit parameters [H] such as peepholes (`units` names them), `P`, the projection [B, H] -> [B, P]
-(`projected = True`), and `m`, masks [B, H] that are given anew at every step (`masks` names them), as zoneout needs. A cell holds no weights: a layer owns them and hands them in, so one equation serves every layer.
+(`projected = True`), and `m`, masks [B, H] that are drawn anew at every step (`masks` names them, `mask_rates` says how
+often each is 1), as zoneout needs. A cell holds no weights: a layer owns them and hands them in, so one equation serves
+every layer.
 """
 
 import inspect
@@ -105,6 +107,8 @@ class Cell:
         state: the states' names; `h` is the output and must be among them.
         units: names of per-unit parameters [H], handed to `step` as `p`.
         masks: names of per-step masks [B, H], handed to `step` as `m`.
+        mask_rates: the probability of 1 of each mask, by name. In training a layer draws 0 or 1 for every step, row and
+            unit; in evaluation the mask is that probability.
         starts: value that a per-unit parameter starts at, by name; the others are drawn like the weights.
         keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
@@ -206,9 +210,7 @@ class Cell:
         """The per-step masks' names."""
         return tuple(self.masks.split())
 
-    def advance(
-        self, x: Gates, U: Products, s: State, p: Units, P: Projection | None, m: Units | None = None
-    ) -> State:
+    def advance(self, x: Gates, U: Products, s: State, p: Units, P: Projection | None, m: Units | None = None) -> State:
         """Return the state after one step; `step` gets those of the arguments that it asks for."""
         given = {"x": x, "U": U, "s": s, "p": p, "P": P, "m": m}
         new = self.step(**{name: given[name] for name in self._arguments})

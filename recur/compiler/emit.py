@@ -1,9 +1,9 @@
 """From a planned step to a kernel over whole sequences, as LLVM IR.
 
-A kernel walks: steps, stages, groups of panels (a panel is one vector of units), blocks of rows. Matrix products are calls
-of `library`'s register tiles into a scratch block that stays in the nearest cache; the elementwise work of the stage
-then reads it. With several threads either the rows are split, and no one waits for anyone, or the panels are, and all
-meet after each stage.
+A kernel walks: steps, stages, groups of panels (a panel is one vector of units), blocks of rows. Matrix products are
+calls of `library`'s register tiles into a scratch block that stays in the nearest cache; the elementwise work of the
+stage then reads it. With several threads either the rows are split, and no one waits for anyone, or the panels are,
+and all meet after each stage.
 
 Rows are sorted by length, longest first, so that those still running at a step are the first ones; what is kept
 per step lies packed, step after step, `cum[t]` rows before step t. Buffers of the caller (x, y and their gradients) are
@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from math import gcd, lcm
 
 from recur.compiler import vectormath
-from recur.compiler.controls import flush_off, flush_on
 from recur.compiler.graph import OUTPUTS, ROW, UNITS, Node
 from recur.compiler.ir import Function, Module
-from recur.compiler.plan import Plan, Product, Stage, folded, used_inputs
+from recur.compiler.plan import Plan, Product, Stage
 from recur.compiler.target import Target
 from recur.compiler.threads import BARRIER_IR
 from recur.compiler.tiles import Tiling
@@ -39,17 +38,7 @@ class Source:
     fields: tuple[str, ...]
 
 
-def emit_forward(plan: Plan, tiling: Tiling, target: Target, *, training: bool) -> Source:
-    """Return the kernel that runs `plan`, made by `plan_forward`, over a sequence."""
-    return _Forward(plan, tiling, target, training).source()
-
-
-def emit_backward(plan: Plan, tiling: Tiling, target: Target) -> Source:
-    """Return the kernel that runs `plan`, made by `plan_backward`, back over a sequence."""
-    return _Backward(plan, tiling, target).source()
-
-
-class _Kernel:
+class Kernel:
     """What both directions share: arguments, addresses, the elementwise work of a stage."""
 
     name = ""
@@ -76,9 +65,11 @@ class _Kernel:
         }
 
     def more_columns(self) -> list[int]:
+        """Return numbers of columns of products besides those of the stages."""
         return []
 
     def wide(self, product: Product) -> int:
+        """Return how many panels of a product are read at once where there are few rows."""
         return self.group * max(1, WIDE // (self.group * len(product.leaves)))
 
     def source(self) -> Source:
@@ -86,6 +77,7 @@ class _Kernel:
         raise NotImplementedError
 
     def finish(self) -> Source:
+        """Close the function and return the module."""
         self.f._lines[2:2] = self._prologue
         self.f.close()
         return Source(self.module.text, tuple(self.fields))
@@ -128,6 +120,7 @@ class _Kernel:
         return self.f.at(base, index, self.kind.name)
 
     def size(self, dim: str) -> str:
+        """Return H or P."""
         return self.word(dim)
 
     def padded(self, dim: str) -> str:
@@ -135,6 +128,7 @@ class _Kernel:
         return self.word(dim + "p")
 
     def panels(self, dim: str) -> str:
+        """Return how many panels H or P has."""
         return self.word("panels_" + dim)
 
     def offset(self, dims: list[str], index: int) -> str:
@@ -223,6 +217,7 @@ class _Kernel:
         )
 
     def barrier(self) -> None:
+        """Write a barrier, where units are split."""
         with self.f.when(self.split):
             self.f.do("call void @recur_barrier(ptr %team, i64 %nt)")
 
@@ -313,7 +308,8 @@ class _Kernel:
         name = f"@llvm.masked.load.{kind.suffix}.p0"
         self.module.declare(f"declare {kind.vector} {name}(ptr, i32, {kind.mask}, {kind.vector})")
         return self.f.let(
-            f"call {kind.vector} {name}(ptr {address}, i32 {kind.bytes}, {kind.mask} {mask}, {kind.vector} zeroinitializer)"
+            f"call {kind.vector} {name}(ptr {address}, i32 {kind.bytes}, {kind.mask} {mask}, "
+            f"{kind.vector} zeroinitializer)"
         )
 
     def store_masked(self, value: str, address: str, mask: str) -> None:
@@ -348,6 +344,7 @@ class _Kernel:
         return self.splat(self.reduce(kind.constant(-0.0), loop.results[0]))
 
     def value(self, node: Node, values: dict[Node, str]) -> str:
+        """Return the name of a node's value, or its text."""
         return self.kind.splat(node.value) if node.op == "const" else values[node]
 
     def compute(self, node: Node, stage: Stage, values: dict[Node, str]) -> str:
@@ -491,6 +488,7 @@ class _Kernel:
         raise AssertionError(buffer)
 
     def slot_offset(self, index: int) -> str:
+        """Return where a kept slot starts in its row."""
         return self.offset([node.dim for node in self.plan.slots], index)
 
     def store_value(
@@ -522,431 +520,3 @@ class _Kernel:
     def keep(self, value: str, base: str, index: str) -> None:
         """Store a whole vector."""
         self.f.store(self.kind.vector, value, self.element(base, index), self.kind.size)
-
-
-class _Forward(_Kernel):
-    name = "forward"
-
-    def __init__(self, plan: Plan, tiling: Tiling, target: Target, training: bool) -> None:
-        self.training = training
-        self.inputs = used_inputs(plan.equation)
-        self.folded = folded(plan.equation)
-        super().__init__(plan, tiling, target)
-
-    def more_columns(self) -> list[int]:
-        return [len(self.inputs)]
-
-    def _count_uses(self) -> dict[Node, int]:
-        # by the equation alone, so that training and inference round alike
-        uses = {node: 1 for node in self.plan.equation.new.values()}
-        for node in self.plan.equation.nodes:
-            for arg in node.args:
-                uses[arg] = uses.get(arg, 0) + 1
-        return uses
-
-    def source(self) -> Source:
-        f = self.f
-        control = flush_on(f, self.target)
-        self.divide()
-        states = [*dict.fromkeys(self.states_read())]
-        slots = [p for stage in self.plan.stages for p in stage.products if p.operand.kind == "slot"]
-        chunk_rows = f.mul(self.word("chunk"), self.rows_each)
-        x_rows, tables = self.tables(2 + len(states) + len(slots), chunk_rows)
-        self.after_rows, self.mask_rows = tables[:2]
-        self.before_rows = dict(zip(states, tables[2:], strict=False))
-        self.slot_rows = {id(product): table for product, table in zip(slots, tables[2 + len(states) :], strict=True)}
-        # gates' inputs of some steps at a time: shared if panels are split, else each thread's own
-        own = f.mul("%tid", f.mul(chunk_rows, self.word("gx_row")))
-        own = f.let(f"select i1 {self.split}, i64 0, i64 {own}")
-        self.gx = self.element(self.pointer("gx"), own)
-        with f.loop("0", self.word("T"), self.word("chunk")) as chunks:
-            start, stop = chunks.index, f.minimum(self.word("T"), f.add(chunks.index, self.word("chunk")))
-            self.project(start, stop, x_rows)
-            with f.loop(start, stop, carried=[("i64", "0")]) as steps:
-                count = self.step(steps.index, steps.values[0])
-                steps.next(f.add(steps.values[0], count))
-        flush_off(f, self.target, control)
-        return self.finish()
-
-    def states_read(self) -> Iterator[str]:
-        for stage in self.plan.stages:
-            yield from (str(index) for buffer, index in stage.loads.values() if buffer == "state")
-            yield from (product.operand.name for product in stage.products if product.operand.kind == "state")
-
-    def project(self, start: str, stop: str, x_rows: str) -> None:
-        """Multiply the inputs of some steps with the gates' matrices."""
-        f = self.f
-        if not self.inputs:
-            return
-        with f.loop(start, stop, carried=[("i64", "0")]) as steps:
-            t, q = steps.index, steps.values[0]
-            count = self.mine(f.sub(self.cum(f.add(t, "1")), self.cum(t)))
-            with f.loop("0", count) as loop:
-                address = self.caller_row("x", self.row(loop.index), t)
-                f.store("ptr", address, f.at(x_rows, f.add(q, loop.index), "ptr"))
-            steps.next(f.add(q, count))
-        first, last = self.range[UNITS]
-        columns, lanes, inner = len(self.inputs), self.kind.lanes, self.word("D")
-        out = self.element(self.gx, f.mul(first, str(columns * lanes)))
-        w = self.element(self.pointer("w_x"), f.mul(f.mul(first, str(columns * lanes)), inner))
-        vectors = f.mul(f.sub(last, first), str(columns))
-        some = f.let(f"icmp sgt i64 {vectors}, 0")
-        with f.when(some):
-            self.call_product(out, self.word("gx_row"), w, vectors, x_rows, steps.results[0], "1", "0", inner)
-
-    def step(self, t: str, q: str) -> str:
-        """Write one step; q rows of this chunk came before it. Return how many rows it has."""
-        f, plan = self.f, self.plan
-        before = f.sub(t, "1")
-        alive = f.sub(self.cum(f.add(t, "1")), self.cum(t))
-        count = self.mine(alive)
-        start = f.let(f"icmp eq i64 {t}, 0")
-        earlier = f.let(f"select i1 {start}, i64 0, i64 {before}")
-        if self.training:
-            self.now, previous = self.cum(t), self.cum(earlier)
-        else:
-            self.now = f.mul(f.let(f"and i64 {t}, 1"), self.word("R"))
-            previous = f.mul(f.let(f"and i64 {earlier}, 1"), self.word("R"))
-        self.q = q
-        with f.loop("0", count) as loop:
-            j, row = loop.index, self.row(loop.index)
-            f.store("ptr", self.caller_row("y", row, t), f.at(self.after_rows, j, "ptr"))
-            if plan.equation.masks:
-                f.store("ptr", self.caller_row("mask", row, t), f.at(self.mask_rows, j, "ptr"))
-            for name, table in self.before_rows.items():
-                initial = self.element(self.pointer(f"initial_{name}"), f.mul(row, self.word(f"initial_{name}_row")))
-                if name == "h":
-                    last = self.caller_row("y", row, earlier)
-                else:
-                    ld = self.padded(plan.equation.dim(name))
-                    last = self.element(self.pointer(f"state_{name}"), f.mul(f.add(previous, row), ld))
-                chosen = f.let(f"select i1 {start}, ptr {initial}, ptr {last}")
-                f.store("ptr", chosen, f.at(table, j, "ptr"))
-            for stage in plan.stages:
-                for product in stage.products:
-                    if id(product) in self.slot_rows:
-                        place = self.element(self.pointer("slot"), f.mul(f.add(self.now, row), self.word("slot_row")))
-                        place = self.element(place, self.slot_offset(product.operand.first))
-                        f.store("ptr", place, f.at(self.slot_rows[id(product)], j, "ptr"))
-        for number, stage in enumerate(plan.stages):
-            self.stage(number, stage, count)
-        return count
-
-    def stage(self, number: int, stage: Stage, count: str) -> None:
-        f = self.f
-        with self.groups(stage, count) as (first, panels):
-            with f.loop("0", count, str(ROWS)) as blocks:
-                rows = f.minimum(str(ROWS), f.sub(count, blocks.index))
-                for index, product in enumerate(stage.products):
-                    columns, inner = len(product.leaves), self.size(product.operand.dim)
-                    table = (
-                        self.before_rows[product.operand.name]
-                        if product.operand.kind == "state"
-                        else self.slot_rows[id(product)]
-                    )
-                    vectors = f.mul(panels, str(columns))
-                    start = f.mul(f.mul(first, str(columns * self.kind.lanes)), inner)
-                    w = self.element(self.pointer(f"w_{number}_{index}"), start)
-                    stride = f.mul(vectors, str(self.kind.lanes))
-                    rows_at = f.at(table, blocks.index, "ptr")
-                    self.call_product(self.scratch[id(product)], stride, w, vectors, rows_at, rows, "1", "0", inner)
-                self.work(stage, blocks.index, rows, first, panels)
-        self.barrier()
-
-    def addresses(self, stage: Stage, j: str, block_row: str, first: str, panels: str) -> dict[str, str]:
-        found = super().addresses(stage, j, block_row, first, panels)
-        f = self.f
-        if any(buffer == "x" for buffer, _ in stage.loads.values()):
-            found["x"] = self.element(self.gx, f.mul(f.add(self.q, j), self.word("gx_row")))
-        return found
-
-    def load_value(
-        self, node: Node, buffer: str, index: str | int, address: dict[str, str], unit: str, p: str, mask: str
-    ) -> str:
-        f, kind = self.f, self.kind
-        if buffer == "x":
-            number = self.inputs.index(str(index))
-            place = f.add(f.mul(unit, str(len(self.inputs))), str(number * kind.lanes))
-            value = self.load(address["x"], place)
-            return self.with_bias(value, "bias_x", self.plan.equation.gates.index(str(index)), unit)
-        if buffer in ("product", "project"):
-            stage = next(s for s in self.plan.stages if any(node in product.leaves for product in s.products))
-            value = self.product_value(stage, node, address, p)
-            if buffer == "project" or node in self.folded:
-                return value
-            return self.with_bias(value, "bias_u", self.plan.equation.recurrent.index(node.name), unit)
-        return super().load_value(node, buffer, index, address, unit, p, mask)
-
-    def with_bias(self, value: str, buffer: str, number: int, unit: str) -> str:
-        f = self.f
-        bias = self.load(self.pointer(buffer), f.add(self.times(number, self.padded(UNITS)), unit))
-        return f.let(f"fadd {self.kind.vector} {value}, {bias}")
-
-    def store_value(
-        self,
-        value: str,
-        buffer: str,
-        index: str | int,
-        address: dict[str, str],
-        unit: str,
-        mask: str,
-        dim: str,
-        panel: str,
-    ) -> None:
-        f = self.f
-        if buffer == "new" and index == "h":
-            self.store_masked(value, self.element(address["new h"], unit), mask)
-        elif buffer == "new":
-            self.keep(value, address[f"new {index}"], unit)
-        elif buffer == "gate":
-            number = self.plan.equation.gates.index(str(index))
-            self.keep(value, address["gate"], f.add(self.times(number, self.padded(UNITS)), unit))
-        else:
-            super().store_value(value, buffer, index, address, unit, mask, dim, panel)
-
-
-class _Backward(_Kernel):
-    name = "backward"
-
-    def __init__(self, plan: Plan, tiling: Tiling, target: Target) -> None:
-        self.slot_dims = plan.gradient_dims
-        super().__init__(plan, tiling, target)
-
-    def _count_uses(self) -> dict[Node, int]:
-        uses: dict[Node, int] = {}
-        for stage in self.plan.stages:
-            for node in stage.order:
-                for arg in node.args:
-                    uses[arg] = uses.get(arg, 0) + 1
-            for _, _, node in stage.stores:
-                uses[node] = uses.get(node, 0) + 1
-        return uses
-
-    def source(self) -> Source:
-        f, plan = self.f, self.plan
-        control = flush_on(f, self.target)
-        self.divide()
-        states = [*dict.fromkeys(str(i) for s in plan.stages for b, i in s.loads.values() if b == "state")]
-        products = [product for stage in plan.stages for product in stage.products]
-        _, tables = self.tables(3 + len(states) + len(products))
-        self.after_rows, self.mask_rows, self.dy_rows = tables[:3]
-        self.before_rows = dict(zip(states, tables[3:], strict=False))
-        self.operand_rows = {id(p): table for p, table in zip(products, tables[3 + len(states) :], strict=True)}
-        with f.loop(f.sub(self.word("T"), "1"), "-1", "-1", down=True) as steps:
-            self.step(steps.index)
-        self.last(self.word("R"))
-        flush_off(f, self.target, control)
-        return self.finish()
-
-    def step(self, t: str) -> None:
-        f, plan = self.f, self.plan
-        later = f.add(t, "1")
-        self.now = self.cum(t)
-        following = self.cum(later)
-        count = self.mine(f.sub(following, self.now))
-        end = f.let(f"icmp eq i64 {later}, {self.word('T')}")
-        after_that = f.let(f"select i1 {end}, i64 {later}, i64 {f.add(t, '2')}")
-        arrived = self.mine(f.sub(self.cum(after_that), following))  # rows that ran the step after this one
-        start = f.let(f"icmp eq i64 {t}, 0")
-        earlier = f.let(f"select i1 {start}, i64 0, i64 {f.sub(t, '1')}")
-        previous = self.cum(earlier)
-        parity = f.let(f"and i64 {t}, 1")
-        self.carry_write = f.mul(parity, rows := self.word("R"))
-        self.carry_read = f.mul(f.sub("1", parity), rows)
-        with f.loop("0", count) as loop:
-            j, row = loop.index, self.row(loop.index)
-            f.store("ptr", self.caller_row("y", row, t), f.at(self.after_rows, j, "ptr"))
-            f.store("ptr", self.caller_row("dy", row, t), f.at(self.dy_rows, j, "ptr"))
-            if plan.equation.masks:
-                f.store("ptr", self.caller_row("mask", row, t), f.at(self.mask_rows, j, "ptr"))
-            for name, table in self.before_rows.items():
-                initial = self.element(self.pointer(f"initial_{name}"), f.mul(row, self.word(f"initial_{name}_row")))
-                if name == "h":
-                    last = self.caller_row("y", row, earlier)
-                else:
-                    ld = self.padded(plan.equation.dim(name))
-                    last = self.element(self.pointer(f"state_{name}"), f.mul(f.add(previous, row), ld))
-                chosen = f.let(f"select i1 {start}, ptr {initial}, ptr {last}")
-                f.store("ptr", chosen, f.at(table, j, "ptr"))
-            self.fill_operands(j, row, self.now, following)
-        for number, stage in enumerate(plan.stages):
-            self.stage(number, stage, count, arrived)
-
-    def fill_operands(self, j: str, row: str, now: str, following: str) -> None:
-        """Say where the gradients lie that the products read."""
-        f = self.f
-        for stage in self.plan.stages:
-            for product in stage.products:
-                position = f.add(following if product.delayed else now, row)
-                place = self.element(self.pointer("gradient"), f.mul(position, self.word("gradient_row")))
-                place = self.element(place, self.offset(self.slot_dims, product.operand.first))
-                f.store("ptr", place, f.at(self.operand_rows[id(product)], j, "ptr"))
-
-    def stage(self, number: int, stage: Stage, count: str, arrived: str) -> None:
-        f = self.f
-        delayed = any(product.delayed for product in stage.products)
-        with self.groups(stage, count) as (first, panels):
-            blocks = f.label("block"), f.label("next"), f.label("done")
-            # blocks of rows, none across the border between those that ran the following step and those that start here
-            entry = f._block
-            f.do(f"br label %{blocks[0]}")
-            f.place(blocks[0])
-            head = len(f._lines)
-            j0 = f"%{blocks[0]}.j"
-            border = count
-            fresh = "false"
-            if delayed:
-                inside = f.let(f"icmp slt i64 {j0}, {arrived}")
-                border = f.let(f"select i1 {inside}, i64 {arrived}, i64 {count}")
-                fresh = f.let(f"xor i1 {inside}, true")
-            rows = f.minimum(str(ROWS), f.sub(border, j0))
-            for index, product in enumerate(stage.products):
-                self.back_product(number, index, product, j0, rows, first, panels, fresh)
-            self.work(stage, j0, rows, first, panels)
-            f.do(f"br label %{blocks[1]}")
-            f.place(blocks[1])
-            following = f.add(j0, rows)
-            more = f.let(f"icmp slt i64 {following}, {count}")
-            f.do(f"br i1 {more}, label %{blocks[0]}, label %{blocks[2]}")
-            f._lines.insert(head, f"  {j0} = phi i64 [ 0, %{entry} ], [ {following}, %{blocks[1]} ]")
-            f.place(blocks[2])
-        self.barrier()
-
-    def back_product(
-        self, number: int, index: int, product: Product, j0: str, rows: str, first: str, panels: str, fresh: str
-    ) -> None:
-        """Write the product of gradients with transposed matrices, or for rows that end here the final state's gradient."""
-        f, kind = self.f, self.kind
-        inner = self.size(product.operand.dim)
-        outer = str(product.operand.count)
-        stride = f.mul(panels, str(kind.lanes))
-        scratch = self.scratch[id(product)]
-
-        def multiply() -> None:
-            start = f.mul(f.mul(f.mul(first, str(kind.lanes)), inner), outer)
-            w = self.element(self.pointer(f"w_{number}_{index}"), start)
-            rows_at = f.at(self.operand_rows[id(product)], j0, "ptr")
-            each = self.padded(product.operand.dim)
-            self.call_product(scratch, stride, w, panels, rows_at, rows, outer, each, inner)
-
-        if not product.delayed:
-            multiply()
-            return
-        name = product.leaves[0].name
-        known = f.let(f"xor i1 {fresh}, true")
-        with f.when(known):
-            multiply()
-        with f.when(fresh), f.loop("0", rows) as loop:
-            row = self.row(f.add(j0, loop.index))
-            ld = self.padded(product.dim)
-            source = self.element(self.pointer(f"final_{name}"), f.mul(row, ld))
-            target = self.element(scratch, f.mul(loop.index, stride))
-            with f.loop("0", stride, str(kind.lanes)) as copy:
-                place = f.add(f.mul(first, str(kind.lanes)), copy.index)
-                self.keep(self.load(source, place), target, copy.index)
-
-    def last(self, rows: str) -> None:
-        """Write what reaches the initial states."""
-        f = self.f
-        delayed = [
-            (number, index, stage, product)
-            for number, stage in enumerate(self.plan.stages)
-            for index, product in enumerate(stage.products)
-            if product.delayed
-        ]
-        count = self.mine(rows)
-        with f.loop("0", count) as loop:
-            self.fill_operands(loop.index, self.row(loop.index), "0", "0")
-        for number, index, stage, product in delayed:
-            name = product.leaves[0].name
-            with self.groups(stage, count) as (first, panels), f.loop("0", count, str(ROWS)) as blocks:
-                some = f.minimum(str(ROWS), f.sub(count, blocks.index))
-                self.back_product(number, index, product, blocks.index, some, first, panels, "false")
-                with f.loop("0", some) as loop:
-                    row = self.row(f.add(blocks.index, loop.index))
-                    start = f.mul(row, self.padded(product.dim))
-                    target = self.element(self.pointer(f"before_{name}"), start)
-                    stride = f.mul(panels, str(self.kind.lanes))
-                    source = self.element(self.scratch[id(product)], f.mul(loop.index, stride))
-                    with f.loop("0", stride, str(self.kind.lanes)) as copy:
-                        place = f.add(f.mul(first, str(self.kind.lanes)), copy.index)
-                        value = self.load(source, copy.index)
-                        if name in self.plan.carries:
-                            carry = self.element(self.pointer(f"carry_{name}"), start)
-                            value = f.let(f"fadd {self.kind.vector} {value}, {self.load(carry, place)}")
-                        self.keep(value, target, place)
-
-    def addresses(self, stage: Stage, j: str, block_row: str, first: str, panels: str) -> dict[str, str]:
-        found = super().addresses(stage, j, block_row, first, panels)
-        f, plan = self.f, self.plan
-        row = self.row(j)
-        for buffer, index in stage.loads.values():
-            if buffer != "seed":
-                continue
-            name = str(index)
-            if name == "h":
-                found["dy"] = f.load("ptr", f.at(self.dy_rows, j, "ptr"))
-            elif plan.all_states:
-                ld = self.word(f"d_{name}_row")
-                found[f"d {name}"] = self.element(self.pointer(f"d_{name}"), f.mul(f.add(self.now, row), ld))
-            if name in plan.carries:
-                place = f.mul(f.add(self.carry_read, row), self.padded(plan.equation.dim(name)))
-                found[f"carried {name}"] = self.element(self.pointer(f"carry_{name}"), place)
-        return found
-
-    def load_value(
-        self, node: Node, buffer: str, index: str | int, address: dict[str, str], unit: str, p: str, mask: str
-    ) -> str:
-        f, kind, plan = self.f, self.kind, self.plan
-        if buffer == "back":
-            return self.product_value(self.stage_of(node), node, address, p)
-        if buffer == "gradient":
-            return self.load(address["gradient"], f.add(self.offset(self.slot_dims, int(index)), unit))
-        if buffer != "seed":
-            return super().load_value(node, buffer, index, address, unit, p, mask)
-        name = str(index)
-        terms = []
-        stage = self.stage_of(node)
-        if stage is not None:
-            terms.append(self.product_value(stage, node, address, p))
-        if name in plan.carries:
-            terms.append(self.load(address[f"carried {name}"], unit))
-        if name == "h":
-            terms.append(self.load_masked(self.element(address["dy"], unit), mask))
-        elif plan.all_states:
-            terms.append(self.load_masked(self.element(address[f"d {name}"], unit), mask))
-        total = terms[0]
-        for term in terms[1:]:
-            total = f.let(f"fadd {kind.vector} {total}, {term}")
-        return total
-
-    def stage_of(self, node: Node) -> Stage | None:
-        return next((s for s in self.plan.stages if any(node in product.leaves for product in s.products)), None)
-
-    def product_value(self, stage: Stage | None, node: Node, address: dict[str, str], p: str) -> str:
-        assert stage is not None
-        return super().product_value(stage, node, address, p)
-
-    def store_value(
-        self,
-        value: str,
-        buffer: str,
-        index: str | int,
-        address: dict[str, str],
-        unit: str,
-        mask: str,
-        dim: str,
-        panel: str,
-    ) -> None:
-        f, kind, plan = self.f, self.kind, self.plan
-        if buffer == "gradient":
-            self.keep(value, address["gradient"], f.add(self.offset(self.slot_dims, int(index)), unit))
-        elif buffer == "carry":
-            self.keep(value, address[f"carry {index}"], unit)
-        elif buffer == "unit_gradient":
-            number = plan.equation.units.index(str(index))
-            place = f.add(self.times(number, self.padded(UNITS)), unit)
-            total = f.let(f"fadd {kind.vector} {self.load(address['unit_gradient'], place)}, {value}")
-            self.keep(total, address["unit_gradient"], place)
-        else:
-            super().store_value(value, buffer, index, address, unit, mask, dim, panel)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recur.compiler.graph import OUTPUTS, UNITS, Node
-from recur.compiler.plan import Plan, Stage, plan_backward, plan_forward
+from recur.compiler.plan import Stage, plan_backward, plan_forward
 
 
 @dataclass
@@ -93,7 +93,8 @@ def backward(
     for t in reversed(range(steps)):
         memory: dict[tuple[str, str | int], Tensor] = {("state", name): v[t] for name, v in tape.states.items()}
         memory |= {("new", name): v[t + 1] for name, v in tape.states.items()}
-        memory |= {("slot", i): v for i, v in tape.slots[t].items()} | {("row", i): v for i, v in tape.rows[t].items()}
+        memory |= {("slot", i): v for i, v in tape.slots[t].items()}
+        memory |= {("row", i): v for i, v in tape.rows[t].items()}
         memory |= {("seed", name): arriving[name] + given[name][t] for name in arriving}
         memory |= {("mask", name): value[t] for name, value in masks.items()}
         for stage in plan.stages:

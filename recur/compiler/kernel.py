@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from recur.compiler import machine, memory, products, threads
-from recur.compiler.emit import Source, emit_backward, emit_forward
+from recur.compiler.emit import Source
+from recur.compiler.emit_backward import emit_backward
+from recur.compiler.emit_forward import emit_forward
 from recur.compiler.graph import OUTPUTS, UNITS
 from recur.compiler.library import Library, library
 from recur.compiler.plan import Plan, plan_backward, plan_forward, used_inputs

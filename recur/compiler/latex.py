@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from recur.cells.cell import Cell
-from recur.compiler.graph import CONSTANT, ROW, UNITS, Equation, Node, trace
+from recur.compiler.graph import CONSTANT, ROW, UNITS, Equation, Node
 from recur.compiler.plan import folded
+from recur.compiler.trace import trace
 from recur.compiler.wording import activated, averaged, called, normalized, short
 
 # how tightly an expression holds together; what is looser than its surroundings is put in parentheses

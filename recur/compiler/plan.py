@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from recur.compiler.derive import Backward, Column, backward
-from recur.compiler.graph import COMPARE, OUTPUTS, ROW, UNITS, Equation, Node, reachable
+from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, reachable
 
 LEAVES = ("const", "share", "x", "state", "unit", "mask", "product", "project", "seed", "back")
 # what is worth keeping for the backward rather than computing again
@@ -63,7 +63,9 @@ class Stage:
 
 @dataclass
 class Plan:
-    """A planned step. `slots` are values kept per step, `rows` numbers kept per step and row; `temporaries` live for a step.
+    """A planned step.
+
+    `slots` are values kept per step, `rows` numbers kept per step and row; `temporaries` live for a step.
 
     Buffers that `loads` and `stores` name: `x` gate, `product` (product, column), `state` and `new` name, `unit` name,
     `mask` name, `slot` index, `row` index, `temporary` index, `sum` index, `seed` name, `carry` name, `gradient` index,
@@ -140,7 +142,12 @@ class _Planner:
         elif node.op == "sum":
             self._sum(node)
             stage.loads[node] = ("sum", self.sums.index(node))
-        elif node.dim == ROW or node.op in COMPARE or self._at_hand(node) or self.homes.get(node, stage.phase) == stage.phase:
+        elif (
+            node.dim == ROW
+            or node.op in COMPARE
+            or self._at_hand(node)
+            or self.homes.get(node, stage.phase) == stage.phase
+        ):
             for arg in node.args:
                 self.need(arg, stage)
             stage.order.append(node)
@@ -157,8 +164,10 @@ class _Planner:
         if node in self.available or node.op == "const":
             passing = ("product", "project", "seed", "back")
             return node.op == "const" or self.available[node][0] not in passing
-        return deep > 0 and node.op not in (*COSTLY, *LEAVES, "sum") and all(
-            self._at_hand(arg, deep - 1) for arg in node.args
+        return (
+            deep > 0
+            and node.op not in (*COSTLY, *LEAVES, "sum")
+            and all(self._at_hand(arg, deep - 1) for arg in node.args)
         )
 
     def _sum(self, node: Node) -> None:
@@ -228,7 +237,7 @@ def plan_forward(text: str, training: bool, gates: bool = False) -> Plan:
     if gates:
         for name, node in gate_values(equation).items():
             planner.put(node, node.dim, "gate", name)
-    stored = {node: ("slot", index) for index, node in enumerate(slots)}
+    stored: dict[Node, tuple[str, str | int]] = {node: ("slot", index) for index, node in enumerate(slots)}
     stored |= {node: ("new", name) for name, node in equation.new.items() if node not in available}
     _reuse(planner, stored)
     for operand, columns in _columns(nodes).items():

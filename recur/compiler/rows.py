@@ -126,7 +126,7 @@ class Rows:
         return state.clone().index_copy_(0, torch.from_numpy(batch), packed[torch.from_numpy(place)])
 
     def arriving(self, given: Tensor | None, like: Tensor, width: int) -> Tensor:
-        """Return the gradient of the final state [B, H] as one of the rows, [R, width] with zeros where there is none."""
+        """Return the gradient of the final state [B, H] as that of the rows, [R, width], zero where there is none."""
         result = like.new_zeros(self.count, width)
         if given is not None:
             if self.uniform:
@@ -188,8 +188,8 @@ def ragged(
         lengths: valid steps of each, [B].
         reverse: whether each runs from its last valid step to its first.
         left: whether the padding stands before the valid steps.
-        resets: where the state before a step is zero instead of the one after the step before, bool [T, B]. Backwards, the
-            steps from one such place to the next still belong together.
+        resets: where the state before a step is zero instead of the one after the step before, bool [T, B]. Backwards,
+            the steps from one such place to the next still belong together.
     """
     valid = np.asarray(lengths, dtype=np.int64)
     start = steps - valid if left else np.zeros_like(valid)

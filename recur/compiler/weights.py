@@ -63,12 +63,12 @@ class Packed(NamedTuple):
     buffers: tuple[Tensor, ...]
 
 
-def matrices(equation: Equation, weights: Weights, hidden: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def matrices(equation: Equation, weights: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the matrices of the inputs and of the recurrent products, by gate; "" is the projection."""
-    ih = dict(zip(equation.gates, dense_rows(weights.ih).split(hidden), strict=True))
+    ih = dict(zip(equation.gates, dense_rows(weights.ih).chunk(len(equation.gates)), strict=True))
     hh: dict[str, Tensor] = {}
     if weights.hh is not None:
-        hh = dict(zip(equation.recurrent, dense_rows(weights.hh).split(hidden), strict=True))
+        hh = dict(zip(equation.recurrent, dense_rows(weights.hh).chunk(len(equation.recurrent)), strict=True))
     if weights.hr is not None:
         hh[""] = dense_rows(weights.hr)
     return ih, hh
@@ -119,7 +119,7 @@ def pack(
 def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
     """Pack what the forward kernel reads."""
     equation = plan.equation
-    ih, hh = matrices(equation, weights, sizes.H)
+    ih, hh = matrices(equation, weights)
     buffers: dict[str, Tensor] = {}
     if names := used_inputs(equation):
         blocks = [ih[name] for name in names]
@@ -160,7 +160,7 @@ def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room:
 
 def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
     """Pack what the backward kernel reads."""
-    _, hh = matrices(plan.equation, weights, sizes.H)
+    _, hh = matrices(plan.equation, weights)
     buffers: dict[str, Tensor] = {}
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
@@ -178,7 +178,7 @@ def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room
 def pack_inputs(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Tensor:
     """Pack what the gradient of the inputs is made with."""
     assert plan.gradients is not None
-    ih, _ = matrices(plan.equation, weights, sizes.H)
+    ih, _ = matrices(plan.equation, weights)
     blocks = [ih[gate] for gate in plan.gradients.inputs[1]]
     return pack(lib, blocks, columns=1, units=sizes.D, inner=sizes.H, transposed=True, room=room, name="inputs")
 
