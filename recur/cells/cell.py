@@ -210,6 +210,11 @@ class Cell:
         """The per-step masks' names."""
         return tuple(self.masks.split())
 
+    @property
+    def mask_rates(self) -> Mapping[str, float]:
+        """The probability of 1 of each mask, by name; a subclass with masks says it."""
+        return {}
+
     def advance(self, x: Gates, U: Products, s: State, p: Units, P: Projection | None, m: Units | None = None) -> State:
         """Return the state after one step; `step` gets those of the arguments that it asks for."""
         given = {"x": x, "U": U, "s": s, "p": p, "P": P, "m": m}

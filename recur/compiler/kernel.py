@@ -122,8 +122,11 @@ def forward(
     # room for every step, so that sizes do not depend on the lengths; what no row reaches is never touched
     places = steps * batch if training else 2 * rows.count
     states = {name: memory.empty(x.dtype, places, sizes.padded(equation.dim(name))) for name in frame.others}
-    slots = memory.empty(x.dtype, places, frame.slot_row)
-    numbers = torch.empty(places, len(plan.rows), dtype=x.dtype)
+    if training or frame.slot_row:
+        slots = memory.empty(x.dtype, places, frame.slot_row)
+        numbers = torch.empty(places, len(plan.rows), dtype=x.dtype)
+    else:
+        slots = numbers = outputs  # not written to
     shown = x.new_zeros(rows.total, len(equation.gates), sizes.padded(UNITS)) if gates else None
     if rows.count:
         lib = library(x.dtype)
@@ -350,18 +353,19 @@ class _Frame:
 
     def call(self, words: Mapping[str, int]) -> None:
         """Run the kernel."""
-        scratch = {
-            "pointers": workspace("pointers", torch.int64, self.pointers).data_ptr(),
-            "gx": workspace("gx", self.dtype, self.gx).data_ptr(),
-            "temporary": workspace("temporary", self.dtype, self.temporary).data_ptr(),
-            "sums": workspace("sums", self.dtype, self.sums).zero_().data_ptr() if self.sums else 0,
-        }
         argument = self.template.copy()
         places = self.places
-        for given in (words, scratch):
-            for name, value in given.items():
-                if name in places:
-                    argument[places[name]] = value
+        argument[places["pointers"]] = workspace("pointers", torch.int64, self.pointers).data_ptr()
+        if "gx" in places:
+            argument[places["gx"]] = workspace("gx", self.dtype, self.gx).data_ptr()
+        if self.temporary:
+            argument[places["temporary"]] = workspace("temporary", self.dtype, self.temporary).data_ptr()
+        if self.sums:
+            argument[places["sums"]] = workspace("sums", self.dtype, self.sums).zero_().data_ptr()
+        for name, value in words.items():
+            place = places.get(name)
+            if place is not None:
+                argument[place] = value
         threads.run(self.kernel.address, argument.ctypes.data, self.nt)
 
 
@@ -416,7 +420,7 @@ _workspaces = _Workspaces()
 def workspace(name: str, dtype: torch.dtype, size: int) -> Tensor:
     """Return scratch for `size` numbers; what it holds is gone at the next call."""
     buffer = _workspaces.buffers.get((name, dtype))
-    if buffer is None or len(buffer) < size:
+    if buffer is None or buffer.shape[0] < size:
         buffer = torch.empty(max(size, 1), dtype=dtype)
         if size * dtype.itemsize <= KEPT_BYTES:
             _workspaces.buffers[name, dtype] = buffer

@@ -105,11 +105,15 @@ class Library:
 
     def run_rows(self, arguments: dict[RowsArgs, int], count: int = 1) -> None:
         """Run `gemm_rows` on `count` threads; what is not named is 0."""
-        _run(self.gemm_rows, [arguments.get(name, 0) for name in RowsArgs], count)
+        _run(self.gemm_rows, [arguments.get(name, 0) for name in _ROWS], count)
 
     def run_tn(self, arguments: dict[OuterArgs, int], count: int = 1) -> None:
         """Run `gemm_tn` on `count` threads; what is not named is 0."""
-        _run(self.gemm_tn, [arguments.get(name, 0) for name in OuterArgs], count)
+        _run(self.gemm_tn, [arguments.get(name, 0) for name in _OUTER], count)
+
+
+# iterating over an enumeration takes longer than the call
+_ROWS, _OUTER = tuple(RowsArgs), tuple(OuterArgs)
 
 
 def _run(function: int, arguments: list[int], count: int) -> None:

@@ -4,6 +4,7 @@ A fresh page costs a page fault, and a training step that takes 100 MB from the 
 of its time on them. Blocks come back here when the last tensor that uses them is gone.
 """
 
+import math
 import mmap
 import os
 import threading
@@ -79,9 +80,7 @@ if hasattr(os, "register_at_fork"):
 
 def empty(dtype: torch.dtype, *shape: int) -> Tensor:
     """Return a tensor whose numbers are not set."""
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     size = count * dtype.itemsize
     if size < LARGE:
         return torch.empty(shape, dtype=dtype)

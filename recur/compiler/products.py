@@ -1,6 +1,8 @@
 """What follows from the gradients of the pre-activations by matrix products alone: those of inputs and weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -166,7 +168,7 @@ class Backward(NamedTuple):
         )
 
     def _offset(self, slot: int) -> int:
-        return sum(self.sizes.padded(dim) for dim in self.plan.gradient_dims[:slot])
+        return _offsets(tuple(self.plan.gradient_dims), self.sizes)[slot]
 
     def _slot(self, slot: int) -> int:
         return self.slots.data_ptr() + self._offset(slot) * self.slots.element_size()
@@ -176,3 +178,9 @@ class Backward(NamedTuple):
 
     def _threads(self, multiplications: int) -> int:
         return self.threads if self.rows.total * multiplications > 1 << 18 else 1
+
+
+@lru_cache(maxsize=256)
+def _offsets(dims: tuple[str, ...], sizes: Sizes) -> list[int]:
+    """Return where each slot starts, and where the last one ends."""
+    return list(accumulate((sizes.padded(dim) for dim in dims), initial=0))

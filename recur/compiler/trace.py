@@ -39,7 +39,7 @@ def trace(cell: Cell) -> Equation:
     try:
         if len(_traced) > 256:
             _traced.clear()
-        if all(map(_settled, key[2:])):
+        if _settled(key):
             _traced[key] = equation
     except TypeError:  # an option that cannot be hashed: traced anew each time
         pass
@@ -49,7 +49,11 @@ def trace(cell: Cell) -> Equation:
 _traced: dict[Any, Equation] = {}
 
 
-def _identity(cell: Cell) -> tuple[Any, ...]:
+class _Identity(tuple[Any, ...]):
+    """What `_identity` returns."""
+
+
+def _identity(cell: Cell) -> _Identity:
     """Return what the traced equation depends on: the code of `step`, the cell's options, and names it looks up."""
     step = getattr(cell.step, "__func__", cell.step)
     code = getattr(step, "__code__", step)
@@ -57,7 +61,14 @@ def _identity(cell: Cell) -> tuple[Any, ...]:
     scope, names = getattr(step, "__globals__", {}), _names(code)
     looked_up = tuple(map(scope.get, names))
     own = tuple(getattr(type(cell), name, None) for name in names)
-    return type(cell), code, around, looked_up, own, tuple(vars(cell).items())
+    options = tuple((name, _plain(value)) for name, value in vars(cell).items())
+    return _Identity((type(cell), code, around, looked_up, own, options))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Cell):
+        return _identity(value)
+    return tuple(value.items()) if isinstance(value, dict) else value
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +84,8 @@ def _settled(value: Any) -> bool:
     Another function or object may read something that changes later, without a trace in `_identity`.
     """
     if isinstance(value, tuple):
-        return all(map(_settled, value))
+        # the class and the code of a cell stay what they are
+        return all(map(_settled, value[2:] if isinstance(value, _Identity) else value))
     if value is None or isinstance(value, bool | int | float | str):
         return True
     if isinstance(value, ModuleType):

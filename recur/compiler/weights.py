@@ -193,40 +193,48 @@ def _packed(buffers: dict[str, Tensor], *more: Tensor) -> Packed:
     return Packed({name: buffer.data_ptr() for name, buffer in buffers.items()}, (*buffers.values(), *more))
 
 
-class _Kept(NamedTuple):
-    weights: tuple["weakref.ref[Tensor] | None", ...]
-    versions: tuple[int, ...]
-    samples: tuple["np.ndarray[tuple[int, ...], np.dtype[np.generic]]", ...]
-    packed: Packed
+class _Seen(NamedTuple):
+    """A weight as it was when it was packed; `sample` are some of its numbers, `view` where they are now."""
+
+    weight: "weakref.ref[Tensor]"
+    version: int
+    address: int
+    view: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
+    sample: bytes
+
+    def unchanged(self, weight: Tensor | None) -> bool:
+        """Whether `weight` is this one and still the same."""
+        return (
+            weight is not None
+            and self.weight() is weight
+            and weight._version == self.version
+            and weight.data_ptr() == self.address
+            # `weight.data` can be written to without the version telling
+            and self.view.tobytes() == self.sample
+        )
 
 
-_kept: dict[tuple[int, str, str], _Kept] = {}
+_kept: dict[tuple[int, str, torch.dtype], tuple[tuple[_Seen | None, ...], Packed]] = {}
 
 
 def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
     """Return `pack_forward` of the weights, that of the last call if they are the same and unchanged."""
-    if any(w is not None and w.is_inference() for w in weights):
-        return pack_forward(plan, weights, sizes, lib, lasting)
-    key = (id(weights.ih), plan.equation.text, str(lib.dtype))
-    versions = tuple(-1 if w is None else w._version for w in weights)
+    key = (id(weights.ih), plan.equation.text, lib.dtype)
     kept = _kept.get(key)
-    if kept is not None and kept.versions == versions:
-        same = all(w is None if r is None else r() is w for w, r in zip(weights, kept.weights, strict=True)) and all(
-            np.array_equal(a, b) for a, b in zip(_samples(weights), kept.samples, strict=True)
-        )
-        if same:
-            return kept.packed
+    if kept is not None and all(
+        weight is None if seen is None else seen.unchanged(weight)
+        for weight, seen in zip(weights, kept[0], strict=True)
+    ):
+        return kept[1]
     packed = pack_forward(plan, weights, sizes, lib, lasting)
-    references = tuple(None if w is None else weakref.ref(w, lambda _, key=key: _kept.pop(key, None)) for w in weights)  # type: ignore[misc]
-    _kept[key] = _Kept(references, versions, tuple(s.copy() for s in _samples(weights)), packed)
+    # inference tensors have no version, and of others a sample cannot be looked at in place
+    if all(w is None or (not w.is_inference() and w.is_contiguous()) for w in weights):
+        _kept[key] = tuple(None if w is None else _see(w, key) for w in weights), packed
     return packed
 
 
-def _samples(weights: Weights) -> list["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:
-    """Return some of the numbers: `parameter.data` can be written to without the version telling."""
-    found = []
-    for w in weights:
-        if w is not None:
-            flat = w.detach().numpy().reshape(-1)
-            found.append(flat[:: max(1, flat.size // 61)])
-    return found
+def _see(weight: Tensor, key: tuple[int, str, torch.dtype]) -> _Seen:
+    flat = weight.detach().numpy().reshape(-1)
+    view = flat[:: max(1, flat.size // 61)]
+    forget = weakref.ref(weight, lambda _: _kept.pop(key, None) and None)
+    return _Seen(forget, weight._version, weight.data_ptr(), view, view.tobytes())

@@ -1,14 +1,47 @@
 """Layers and directions: what every recurrent layer does around the scan."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recur.cells.cell import Cell, State
-from recur.errors import InputError
+from recur.cells.zoneout import masks_for
+from recur.errors import InputError, nearest
+from recur.layers.parallel import parallel
 from recur.scan import Weights, scan
+
+PADDINGS = ["right", "left"]
+
+
+class Trace(NamedTuple):
+    """All that a layer computed, from its `trace` method.
+
+    `output` and `state` are those of a call. `states` and `gates` have an entry for each layer and direction, in the
+    order of `state`: layer * directions + direction, a layer's forward direction before its backward one. Each is laid
+    out as the input and zero at padded steps.
+    """
+
+    output: Tensor
+    """The last layer's outputs, [T, B, H * directions] or [B, T, H * directions]."""
+    state: State
+    """The states after each row's own last step, [layers * directions, B, H]."""
+    states: tuple[State, ...]
+    """The states after every step by name, `states[0].h` [T, B, H] or [B, T, H] (h [.., P] if projected)."""
+    gates: tuple[dict[str, Tensor], ...]
+    """The gates at every step by name, `gates[0]["f"]` [T, B, H] or [B, T, H]: the activation of the pre-activation, or
+    that itself where the equation uses it in several places. Without gradient."""
+
+    def transposed(self) -> "Trace":
+        """Return it with time and batch exchanged in all but `state`."""
+        return Trace(
+            self.output.transpose(0, 1),
+            self.state,
+            tuple(state.map(lambda value: value.transpose(0, 1)) for state in self.states),
+            tuple({name: value.transpose(0, 1) for name, value in gates.items()} for gates in self.gates),
+        )
 
 
 def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, device: torch.device) -> Tensor:
@@ -29,7 +62,34 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
     return given.to(device, torch.int64)
 
 
-def check_finite(input: Tensor, lengths: Tensor | None) -> None:
+def check_resets(resets: Tensor, input: Tensor, batch_first: bool) -> Tensor:
+    """Return `resets`, laid out as the layer's `input`, as [T, B] on the device of `input` [T, B, D].
+
+    Raises:
+        InputError: not of type bool, or of another shape.
+    """
+    steps, batch = input.shape[:2]
+    shape, layout = ((batch, steps), "[B, T]") if batch_first else ((steps, batch), "[T, B]")
+    if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
+        found = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
+        raise InputError(f"`resets` must be a tensor of torch.bool, got {found}")
+    if resets.shape != shape:
+        raise InputError(f"`resets` must be {layout} = {list(shape)}, got {list(resets.shape)}")
+    return (resets.transpose(0, 1) if batch_first else resets).to(input.device)
+
+
+def padded_left(padding: str) -> bool:
+    """Return whether `padding` is "left".
+
+    Raises:
+        InputError: it is neither "right" nor "left".
+    """
+    if padding not in PADDINGS:
+        raise InputError(f"`padding` must be 'right' or 'left', got {padding!r}{nearest(str(padding), PADDINGS)}")
+    return padding == "left"
+
+
+def check_finite(input: Tensor, lengths: Tensor | None, left: bool = False) -> None:
     """Refuse NaN in the valid steps of `input` [T, B, D].
 
     Raises:
@@ -41,7 +101,8 @@ def check_finite(input: Tensor, lengths: Tensor | None) -> None:
     if not bad.any():
         return
     if lengths is not None:
-        bad = bad & (torch.arange(len(input), device=input.device)[:, None] < lengths)[..., None]
+        step = torch.arange(len(input), device=input.device)[:, None]
+        bad = bad & (step >= len(input) - lengths if left else step < lengths)[..., None]
     found = bad.transpose(0, 1).nonzero()
     if len(found):
         row, step, feature = found[0].tolist()
@@ -55,11 +116,14 @@ def run_stack(
     state: State,
     lengths: Tensor | None = None,
     *,
+    left: bool = False,
+    resets: Tensor | None = None,
     dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
     training: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, State]:
+    trace: bool = False,
+) -> Trace:
     """Run stacked layers, each in one or two directions.
 
     Args:
@@ -68,16 +132,22 @@ def run_stack(
         input: [T, B, D].
         state: initial states, each [layers * directions, B, H].
         lengths: [B] int64 or None.
+        left: whether the padding stands before the valid steps.
+        resets: bool [T, B], see `scan`, or None.
         dropout: probability of zeroing an output between layers, while training.
         recurrent_dropout: probability of zeroing a recurrent weight for the whole sequence, while training
             (DropConnect, Wan et al. 2013; on recurrent weights Merity et al. 2017, arXiv:1708.02182, sec. 2).
-        training: whether the dropouts act.
-        backend: as for `scan`.
+        training: whether the dropouts act, and masks that the cell asks for are drawn.
+        backend: as for `scan`, or "parallel".
+        trace: whether to keep the states and gates of every step; without it both are empty.
 
     Returns:
-        the last layer's outputs [T, B, H * directions], and the final states, shaped as `state`.
+        the last layer's outputs [T, B, H * directions], the final states, shaped as `state`, and what `trace` asks for.
     """
     finals: list[State] = []
+    states: list[State] = []
+    gates: list[dict[str, Tensor]] = []
+    steps, batch = input.shape[:2]
     for number, directions in enumerate(layers):
         if number and dropout:
             input = F.dropout(input, dropout, training)
@@ -85,17 +155,23 @@ def run_stack(
         for direction, weights in enumerate(directions):
             if recurrent_dropout and weights.hh is not None:
                 weights = weights._replace(hh=F.dropout(weights.hh, recurrent_dropout, training))
+            masks = None
+            if cell.mask_names:
+                like = weights.ih.new_empty(()).expand(batch, len(weights.ih) // len(cell.gate_names))
+                masks = masks_for(cell, steps, like, draw=training)
             index = number * len(directions) + direction
-            output, final, _, _ = scan(
-                cell,
-                input,
-                weights,
-                state.map(lambda value, index=index: value[index]),  # type: ignore[misc]
-                lengths,
-                reverse=direction == 1,
-                backend=backend,
-            )
-            outputs.append(output)
-            finals.append(final)
+            before = state.map(lambda value, index=index: value[index])  # type: ignore[misc]
+            order = {"reverse": direction == 1, "left": left}
+            if backend == "parallel":
+                result = parallel(cell, input, weights, before, lengths, resets=resets, masks=masks, **order)
+            else:
+                options = {"states": trace, "gates": trace, **order}
+                result = scan(cell, input, weights, before, lengths, resets=resets, masks=masks, backend=backend, **options)
+            outputs.append(result.output)
+            finals.append(result.state)
+            if result.states is not None and result.gates is not None:
+                states.append(result.states)
+                gates.append(dict(zip(cell.gate_names, result.gates.unbind(2), strict=True)))
         input = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    return input, State(**{name: torch.stack([getattr(f, name) for f in finals]) for name in cell.state_names})
+    final = State(**{name: torch.stack([getattr(f, name) for f in finals]) for name in cell.state_names})
+    return Trace(input, final, tuple(states), tuple(gates))
