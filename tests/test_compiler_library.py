@@ -429,7 +429,7 @@ def inner_loops(assembly):
             jump = re.match(r"(?:j\w+|b\.?\w*|cbn?z|tbn?z)\s.*?(\.L\w+)$", line)
             if jump and jump[1] in labels:
                 loop = body[labels[jump[1]] :]
-                if loop.count("label") == 1 and any(re.search("fmadd|fmla|mulp", text) for text in loop):
+                if loop.count("label") == 1 and any(re.search("fmadd|fmla|mulp|dpbf16", text) for text in loop):
                     loops[name].append(loop)
     return loops
 
@@ -446,7 +446,7 @@ def test_tiles_keep_everything_in_registers(name, dtype):
             touching = [line for line in body if re.search(r"\(%[re][sb]p|\[sp|\[x29", line)]
             assert not touching, f"{tile} for {name} keeps values on the stack: {touching}"
             if target.vector_bytes == 64:
-                assert all("zmm" in line for line in body if "fmadd" in line), tile
+                assert all("zmm" in line for line in body if re.search("fmadd|dpbf16", line)), tile
             if target.vector_bytes >= 32 and tile.startswith("tile_1_"):
                 # a weight is used once: it is an operand of the multiply-add, not loaded before
                 assert not any(re.match(r"vmov[au]p", line) for line in body), (tile, body)

@@ -84,7 +84,7 @@ class Forward(Kernel):
         first, last = self.range[UNITS]
         columns, lanes, inner = len(self.inputs), self.kind.lanes, self.word("D")
         out = self.element(self.gx, f.mul(first, str(columns * lanes)))
-        w = self.element(self.pointer("w_x"), f.mul(f.mul(first, str(columns * lanes)), inner))
+        w = self.element(self.pointer("w_x"), f.mul(f.mul(first, str(columns * lanes)), self.word("D_packed")))
         vectors = f.mul(f.sub(last, first), str(columns))
         some = f.let(f"icmp sgt i64 {vectors}, 0")
         with f.when(some):
@@ -141,7 +141,8 @@ class Forward(Kernel):
                     else self.slot_rows[id(product)]
                 )
                 vectors = f.mul(panels, str(columns))
-                start = f.mul(f.mul(first, str(columns * self.kind.lanes)), inner)
+                packed = self.word(product.operand.dim + "_packed")
+                start = f.mul(f.mul(first, str(columns * self.kind.lanes)), packed)
                 w = self.element(self.pointer(f"w_{number}_{index}"), start)
                 stride = f.mul(vectors, str(self.kind.lanes))
                 rows_at = f.at(table, blocks.index, "ptr")

@@ -97,6 +97,7 @@ def forward(
     *,
     training: bool,
     gates: bool = False,
+    half: bool = False,
 ) -> Result:
     """Run the equation over a sequence.
 
@@ -109,10 +110,11 @@ def forward(
         masks: per-step masks [M, T, B, H] or None.
         training: whether to keep what `backward` needs.
         gates: whether to return the gates' values, [T, B, G, H].
+        half: whether to keep the weights as bfloat16; acts on float32 without training, where the processor can.
     """
-    frame = _forward_frame(
-        text, x.dtype, training, gates, x.shape[-1], *_hidden(weights), rows, torch.get_num_threads()
-    )
+    half = half and not training and library(x.dtype).product_bf16 != 0
+    nt = torch.get_num_threads()
+    frame = _forward_frame(text, x.dtype, training, gates, half, x.shape[-1], *_hidden(weights), rows, nt)
     plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
     x = dense_rows(x)
     steps, batch = x.shape[:2]
@@ -323,7 +325,7 @@ class _Frame:
             "T": rows.steps,
             "R": rows.count,
             "cum": rows.cum_address,
-            "product": lib.product,
+            "product": lib.product_bf16 if sizes.half else lib.product,
             "share_H": shares.data_ptr(),
             "share_P": shares.data_ptr() + lib.dtype.itemsize,
             **sizes.words(),
@@ -369,12 +371,13 @@ class _Frame:
         threads.run(self.kernel.address, argument.ctypes.data, self.nt)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _forward_frame(
     text: str,
     dtype: torch.dtype,
     training: bool,
     gates: bool,
+    half: bool,
     width: int,
     rows_ih: int,
     outputs: int,
@@ -382,10 +385,10 @@ def _forward_frame(
     nt: int,
 ) -> _Frame:
     kernel = forward_kernel(text, dtype, training, gates)
-    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
+    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype, half), rows, library(dtype))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _backward_frame(
     text: str, dtype: torch.dtype, all_states: bool, width: int, rows_ih: int, outputs: int, rows: Rows, nt: int
 ) -> _Frame:
@@ -397,9 +400,11 @@ def _hidden(weights: Weights) -> tuple[int, int]:
     return weights.ih.shape[0], 0 if weights.hr is None else weights.hr.shape[0]
 
 
-def _sizes(kernel: Kernel, width: int, rows_ih: int, outputs: int, dtype: torch.dtype) -> Sizes:
+def _sizes(
+    kernel: Kernel, width: int, rows_ih: int, outputs: int, dtype: torch.dtype, half: bool = False
+) -> Sizes:
     hidden = rows_ih // len(kernel.plan.equation.gates)
-    return Sizes(width, hidden, outputs or hidden, library(dtype).VL)
+    return Sizes(width, hidden, outputs or hidden, library(dtype).VL, half)
 
 
 @lru_cache(maxsize=64)

@@ -13,14 +13,15 @@ from recur.compiler import machine, threads
 from recur.compiler.gemm import RowsArgs, add_gemm_rows, rows_workspace
 from recur.compiler.ir import Module
 from recur.compiler.outer import OuterArgs, add_gemm_tn, outer_workspace
-from recur.compiler.packing import add_pack
+from recur.compiler.packing import add_pack, add_pack_bf16
 from recur.compiler.target import Target, host
-from recur.compiler.tiles import Tiling, add_products
+from recur.compiler.tiles import Tiling, add_products, add_products_bf16
 from recur.compiler.vectormath import Real
 
 __all__ = ["Library", "OuterArgs", "RowsArgs", "library"]
 
 _FUNCTIONS = ("product", "pack", "gemm_rows", "gemm_tn")
+_HALF = ("product_bf16", "pack_bf16")
 
 
 def library(dtype: torch.dtype, target: Target | None = None) -> "Library":
@@ -64,6 +65,13 @@ class Library:
     """Pool function: sums of outer products of rows, `recur.compiler.outer.OuterArgs`."""
     tiling: Tiling
     """How products are cut up."""
+    product_bf16: int = 0
+    """`product` with weights of bfloat16 from `pack_bf16`: rows are rounded to bfloat16, sums are float32.
+
+    0 for float64, and where the processor has no AVX512_BF16. Denormal numbers are zero.
+    """
+    pack_bf16: int = 0
+    """`pack` of float32 to bfloat16, see `recur.compiler.packing.add_pack_bf16`; 0 where `product_bf16` is."""
 
     def vectors(self, units: int, columns: int = 1) -> int:
         """Return how many vectors the packed weights of `columns` matrices [units, K] have."""
@@ -72,6 +80,10 @@ class Library:
     def blocks(self, vectors: int) -> int:
         """Return how many blocks so many vectors fill."""
         return -(-vectors // self.NC)
+
+    def half_size(self, units: int, columns: int, outer: int, inner: int) -> int:
+        """Return how many elements of 4 bytes, pairs of bfloat16, packed weights take with `half`."""
+        return self.vectors(units, columns) * outer * -(-inner // 2) * self.VL
 
     def pack_weights(
         self,
@@ -84,14 +96,19 @@ class Library:
         units: int,
         unit_stride: int,
         k_stride: int,
+        half: bool = False,
     ) -> None:
         """Pack matrices at the addresses `sources` (`columns * outer` of them) to `destination`.
 
-        That takes `vectors(units, columns) * outer * inner * VL` numbers.
+        That takes `vectors(units, columns) * outer * inner * VL` numbers; with `half`, for `product_bf16`, as many
+        4-byte elements as `half_size` says.
         """
+        function = self.pack_bf16 if half else self.pack
+        if not function:
+            raise ValueError("`half` needs float32 and a processor with AVX512_BF16")
         pointers = (ctypes.c_int64 * len(sources))(*sources)
         last = self.blocks(self.vectors(units, columns))
-        _PACK(self.pack)(
+        _PACK(function)(
             destination, ctypes.addressof(pointers), columns, outer, inner, units, unit_stride, k_stride, 0, last
         )
 
@@ -140,12 +157,20 @@ def library_ir(dtype: torch.dtype, target: Target) -> str:
     add_pack(module, cut)
     add_gemm_rows(module, cut, target)
     add_gemm_tn(module, cut, target)
+    if _has_half(dtype, target):
+        add_pack_bf16(module, cut)
+        add_products_bf16(module, cut)
     return module.text
+
+
+def _has_half(dtype: torch.dtype, target: Target) -> bool:
+    return dtype == torch.float32 and target.has_bf16 and target.vector_bytes == 64
 
 
 @lru_cache
 def _library(dtype: torch.dtype, target: Target) -> Library:
     with machine.quick():
-        addresses = machine.load(library_ir(dtype, target), _FUNCTIONS, target)
+        names = _FUNCTIONS + _HALF * _has_half(dtype, target)
+        addresses = machine.load(library_ir(dtype, target), names, target)
     cut = tiling(dtype, target)
     return Library(dtype=dtype, VL=cut.kind.lanes, NC=cut.columns, MR=cut.rows, tiling=cut, **addresses)

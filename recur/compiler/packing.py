@@ -27,7 +27,6 @@ def add_pack(module: Module, tiling: Tiling) -> None:
     vectors = f.mul(panels, "%columns")
     block = f.mul(f.mul("%outer", "%inner"), str(nc * vl))
     along = f.let("icmp eq i64 %unit_stride, 1")
-    across = f.let("icmp eq i64 %k_stride, 1")
     single = f.let("icmp eq i64 %columns, 1")
     lines = f.let(f"and i1 {along}, {single}")
     with f.loop("%first", "%last") as b:
@@ -49,31 +48,79 @@ def add_pack(module: Module, tiling: Tiling) -> None:
             column = f.let(f"urem i64 {v}, %columns")
             unit = f.mul(panel, str(vl))
             valid = f.minimum(f.sub("%units", unit), str(vl))
-            whole = f.let(f"icmp eq i64 {valid}, {vl}")
-            turns = f.let(f"and i1 {across}, {whole}")
-            copies = f.let(f"and i1 {along}, {f.let(f'xor i1 {turns}, true')}")
-            each = f.let(f"select i1 {f.let(f'or i1 {turns}, {copies}')}, i64 %inner, i64 0")
             source = f.at("%sources", f.mul(column, "%outer"), "ptr")
             to = f.at(base, f.mul(i.index, str(vl)), kind.name)
             with f.loop("0", "%outer", carried=[("ptr", to)]) as o:
                 (to,) = o.values
                 src = f.load("ptr", f.at(source, o.index, "ptr"))
                 src = f.at(src, f.mul(unit, "%unit_stride"), kind.name)
-                with f.when(turns):
-                    f.do(f"call void @pack_turn(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %inner)")
-                with f.when(copies):
-                    f.do(
-                        f"call void @pack_copy(ptr {to}, i64 {stride}, ptr {src}, i64 %k_stride, i64 %inner,"
-                        f" i64 {valid})"
-                    )
-                f.do(
-                    f"call void @pack_each(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %k_stride,"
-                    f" i64 {each}, i64 %inner, i64 {valid})"
-                )
+                _pack_vectors(f, kind, to, stride, src, "%inner", valid)
                 o.next(f.at(to, f.mul("%inner", stride), kind.name))
             i.next()
         b.next()
     f.close()
+
+
+def add_pack_bf16(module: Module, tiling: Tiling) -> None:
+    """Add `pack_bf16`: `pack` of float32 to pairs of bfloat16, rounded to nearest even, and `round` for rows.
+
+    A vector has two k of each of its units, so that each of the `outer` parts takes (inner + 1) / 2 steps; behind an
+    odd `inner` is a zero. The module has `pack`.
+    """
+    kind, nc = tiling.kind, tiling.columns
+    vl = kind.lanes
+    _add_round(module, kind)
+    f = module.function(
+        "pack_bf16",
+        "ptr %dst, ptr %sources, i64 %columns, i64 %outer, i64 %inner, i64 %units, i64 %unit_stride, i64 %k_stride,"
+        " i64 %first, i64 %last",
+    )
+    # some steps of float32, and the zero behind an odd number of them
+    buffer = f.let(f"alloca [{(2 * vl + 1) * vl} x {kind.name}], align 64")
+    panels = f.let(f"udiv i64 {f.add('%units', str(vl - 1))}, {vl}")
+    vectors = f.mul(panels, "%columns")
+    half = f.let(f"sdiv i64 {f.add('%inner', '1')}, 2")
+    block = f.mul(f.mul("%outer", half), str(nc * vl))
+    turned = ", ".join(f"i32 {n + lane}" for lane in range(vl) for n in (0, vl))
+    pairs = f"<{2 * vl} x bfloat>"
+    with f.loop("%first", "%last") as b:
+        start = f.mul(b.index, str(nc))
+        width = f.minimum(f.sub(vectors, start), str(nc))
+        base = f.at("%dst", f.mul(b.index, block), kind.name)
+        stride = f.mul(width, str(vl))
+        with f.loop("0", width) as i:
+            v = f.add(start, i.index)
+            unit = f.mul(f.let(f"udiv i64 {v}, %columns"), str(vl))
+            valid = f.minimum(f.sub("%units", unit), str(vl))
+            source = f.at("%sources", f.mul(f.let(f"urem i64 {v}, %columns"), "%outer"), "ptr")
+            with f.loop("0", "%outer", carried=[("ptr", f.at(base, f.mul(i.index, str(vl)), kind.name))]) as o:
+                src = f.load("ptr", f.at(source, o.index, "ptr"))
+                src = f.at(src, f.mul(unit, "%unit_stride"), kind.name)
+                with f.loop("0", "%inner", str(2 * vl), carried=[("ptr", o.values[0])]) as k:
+                    here = f.at(src, f.mul(k.index, "%k_stride"), kind.name)
+                    count = f.minimum(f.sub("%inner", k.index), str(2 * vl))
+                    _pack_vectors(f, kind, buffer, str(vl), here, count, valid)
+                    f.store(kind.vector, "zeroinitializer", f.at(buffer, f.mul(count, str(vl)), kind.name), kind.bytes)
+                    with f.loop("0", count, "2", carried=[("ptr", k.values[0])]) as n:
+                        at = f.at(buffer, f.mul(n.index, str(vl)), kind.name)
+                        low, high = (f.load(kind.vector, f.at(at, str(s), kind.name), kind.bytes) for s in (0, vl))
+                        value = to_pairs(f, kind, low, high)
+                        value = f.let(f"shufflevector {pairs} {value}, {pairs} poison, <{2 * vl} x i32> <{turned}>")
+                        f.store(pairs, value, n.values[0], kind.bytes)
+                        n.next(f.at(n.values[0], stride, kind.name))
+                    k.next(n.results[0])
+                o.next(k.results[0])
+            i.next()
+        b.next()
+    f.close()
+
+
+def to_pairs(f: Function, kind: Real, low: str, high: str) -> str:
+    """Round two vectors to one of bfloat16, the first in its lower half."""
+    name = f"@llvm.x86.avx512bf16.cvtne2ps2bf16.{8 * kind.size}"
+    pairs = f"<{2 * kind.lanes} x bfloat>"
+    f.module.declare(f"declare {pairs} {name}({kind.vector}, {kind.vector})")
+    return f.let(f"call {pairs} {name}({kind.vector} {high}, {kind.vector} {low})")
 
 
 def lanes_below(f: Function, kind: Real, count: str) -> str:
@@ -125,6 +172,43 @@ def transpose(f: Function, kind: Real, rows: list[str]) -> list[str]:
 def _shuffle(f: Function, kind: Real, a: str, b: str, lanes: list[int]) -> str:
     mask = ", ".join(f"i32 {l}" for l in lanes)
     return f.let(f"shufflevector {kind.vector} {a}, {kind.vector} {b}, <{len(lanes)} x i32> <{mask}>")
+
+
+def _pack_vectors(f: Function, kind: Real, to: str, stride: str, src: str, inner: str, valid: str) -> None:
+    """Write vectors of `valid` units to `to`, `to` + `stride`, ... for all steps, in the way that suits the strides."""
+    along = f.let("icmp eq i64 %unit_stride, 1")
+    across = f.let("icmp eq i64 %k_stride, 1")
+    whole = f.let(f"icmp eq i64 {valid}, {kind.lanes}")
+    turns = f.let(f"and i1 {across}, {whole}")
+    copies = f.let(f"and i1 {along}, {f.let(f'xor i1 {turns}, true')}")
+    each = f.let(f"select i1 {f.let(f'or i1 {turns}, {copies}')}, i64 {inner}, i64 0")
+    with f.when(turns):
+        f.do(f"call void @pack_turn(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 {inner})")
+    with f.when(copies):
+        f.do(f"call void @pack_copy(ptr {to}, i64 {stride}, ptr {src}, i64 %k_stride, i64 {inner}, i64 {valid})")
+    f.do(
+        f"call void @pack_each(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %k_stride, i64 {each},"
+        f" i64 {inner}, i64 {valid})"
+    )
+
+
+def _add_round(module: Module, kind: Real) -> None:
+    """Add `round`: numbers of a row to pairs, in whole vectors of pairs, zero behind the last number."""
+    vl = kind.lanes
+    f = module.function("round", "ptr %to, ptr %from, i64 %count", internal=True)
+    pairs = f"<{2 * vl} x bfloat>"
+    whole = f.let(f"and i64 %count, {-2 * vl}")
+    with f.loop("0", whole, str(2 * vl)) as k:
+        at = f.at("%from", k.index, kind.name)
+        low, high = (f.load(kind.vector, f.at(at, str(n), kind.name), kind.bytes) for n in (0, vl))
+        f.store(pairs, to_pairs(f, kind, low, high), f.at("%to", k.index, "bfloat"), kind.bytes)
+        k.next()
+    with f.when(f.let(f"icmp slt i64 {whole}, %count")):
+        at, left = f.at("%from", whole, kind.name), f.sub("%count", whole)
+        low = masked_load(f, kind, at, lanes_below(f, kind, left))
+        high = masked_load(f, kind, f.at(at, str(vl), kind.name), lanes_below(f, kind, f.sub(left, str(vl))))
+        f.store(pairs, to_pairs(f, kind, low, high), f.at("%to", whole, "bfloat"), kind.bytes)
+    f.close()
 
 
 def _add_lines(module: Module, tiling: Tiling) -> None:

@@ -33,6 +33,8 @@ class Sizes:
     H: int
     P: int
     lanes: int
+    half: bool = False
+    """Whether the forward's weights are stored as bfloat16, two in the place of one."""
 
     def of(self, dim: str) -> int:
         """H or P."""
@@ -42,10 +44,17 @@ class Sizes:
         """That, rounded up to whole vectors."""
         return -(-self.of(dim) // self.lanes) * self.lanes
 
+    def packed(self, inner: int) -> int:
+        """How many numbers hold the weights of one unit."""
+        return -(-inner // 2) if self.half else inner
+
     def words(self) -> dict[str, int]:
         """As words of a kernel's argument."""
         units, outputs = self.padded(UNITS), self.padded(OUTPUTS)
         return {
+            "D_packed": self.packed(self.D),
+            "H_packed": self.packed(self.H),
+            "P_packed": self.packed(self.P),
             "D": self.D,
             "H": self.H,
             "P": self.P,
@@ -98,10 +107,12 @@ def pack(
     transposed: bool,
     room: Room,
     name: str,
+    half: bool = False,
 ) -> Tensor:
     """Pack matrices [units, inner] each, or where `transposed` [inner, units], as columns or one after the other."""
     outer = len(blocks) // columns
-    packed = room(name, lib.dtype, lib.vectors(units, columns) * outer * inner * lib.VL)
+    each = -(-inner // 2) if half else inner
+    packed = room(name, lib.dtype, lib.vectors(units, columns) * outer * each * lib.VL)
     stride = blocks[0].stride(0)
     lib.pack_weights(
         packed.data_ptr(),
@@ -112,6 +123,7 @@ def pack(
         units=units,
         unit_stride=1 if transposed else stride,
         k_stride=stride if transposed else 1,
+        half=half,
     )
     return packed
 
@@ -124,7 +136,15 @@ def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room:
     if names := used_inputs(equation):
         blocks = [ih[name] for name in names]
         buffers["w_x"] = pack(
-            lib, blocks, columns=len(names), units=sizes.H, inner=sizes.D, transposed=False, room=room, name="w_x"
+            lib,
+            blocks,
+            columns=len(names),
+            units=sizes.H,
+            inner=sizes.D,
+            transposed=False,
+            room=room,
+            name="w_x",
+            half=sizes.half,
         )
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
@@ -132,7 +152,15 @@ def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room:
             size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
             name = f"w_{number}_{index}"
             buffers[name] = pack(
-                lib, blocks, columns=len(blocks), units=size, inner=inner, transposed=False, room=room, name=name
+                lib,
+                blocks,
+                columns=len(blocks),
+                units=size,
+                inner=inner,
+                transposed=False,
+                room=room,
+                name=name,
+                half=sizes.half,
             )
     # numpy: on so few numbers torch's operators cost more than the work
     gates, width = len(equation.gates), sizes.padded(UNITS)
@@ -214,12 +242,12 @@ class _Seen(NamedTuple):
         )
 
 
-_kept: dict[tuple[int, str, torch.dtype], tuple[tuple[_Seen | None, ...], Packed]] = {}
+_kept: dict[tuple[int, str, torch.dtype, bool], tuple[tuple[_Seen | None, ...], Packed]] = {}
 
 
 def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Library) -> Packed:
     """Return `pack_forward` of the weights, that of the last call if they are the same and unchanged."""
-    key = (id(weights.ih), plan.equation.text, lib.dtype)
+    key = (id(weights.ih), plan.equation.text, lib.dtype, sizes.half)
     kept = _kept.get(key)
     if kept is not None and all(
         weight is None if seen is None else seen.unchanged(weight)
@@ -233,7 +261,7 @@ def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Librar
     return packed
 
 
-def _see(weight: Tensor, key: tuple[int, str, torch.dtype]) -> _Seen:
+def _see(weight: Tensor, key: tuple[int, str, torch.dtype, bool]) -> _Seen:
     flat = weight.detach().numpy().reshape(-1)
     view = flat[:: max(1, flat.size // 61)]
     forget = weakref.ref(weight, lambda _: _kept.pop(key, None) and None)

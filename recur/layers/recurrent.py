@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from recur.cells import cell_named
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
-from recur.layers.stack import check_finite, check_lengths, run_stack
-from recur.scan import Weights, check_backend
+from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
+from recur.scan import BACKENDS, Weights
+from recur.stream import Stream
 
 _OPTIONS = (
     "num_layers",
@@ -46,7 +47,9 @@ class Recurrent(nn.Module):
         bidirectional: whether a second set of weights reads each row backwards from its own end.
         proj_size: P, the size of a projected cell's output.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`; or "parallel" for a cell that is linear in its
+            state, as mingru and minlstm are: log2 T passes over all steps instead of a loop, see
+            `recur.layers.parallel.parallel`.
         device, dtype: of the parameters.
 
     Parameters are named and laid out as in torch.nn: `weight_ih_l0` [G*H, D], `weight_hh_l0` [G*H, H], `bias_ih_l0`,
@@ -101,7 +104,8 @@ class Recurrent(nn.Module):
             raise InputError(
                 f"`proj_size` must be {'above 0' if self.cell.projected else '0'} for {self.cell!r}, got {proj_size}"
             )
-        check_backend(backend)
+        if backend not in (*BACKENDS, "parallel"):
+            raise InputError(f"`backend` must be one of {', '.join(BACKENDS)}, parallel, got {backend!r}")
         self.input_size, self.hidden_size, self.num_layers, self.proj_size = (
             input_size,
             hidden_size,
@@ -156,7 +160,13 @@ class Recurrent(nn.Module):
         return [[of(suffix) for suffix in self._suffixes(layer)] for layer in range(self.num_layers)]
 
     def forward(
-        self, input: Tensor, state: State | None = None, *, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        padding: Literal["right", "left"] = "right",
+        resets: Tensor | None = None,
     ) -> Output:
         """Run the layer.
 
@@ -164,6 +174,9 @@ class Recurrent(nn.Module):
             input: [T, B, D], or [B, T, D] with `batch_first`.
             state: the initial state, each tensor [layers * directions, B, H] (h [.., P] if projected); zeros if None.
             lengths: valid steps of each row, [B], in 0..T, in any order; padded steps change nothing and give zeros.
+            padding: where the padding stands, after each row's valid steps ("right") or before them ("left").
+            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros. The
+                backward direction, too, keeps the steps from one such place to the next to themselves.
 
         Returns:
             the last layer's outputs, laid out as the input, and the state after each row's own last step.
@@ -171,6 +184,45 @@ class Recurrent(nn.Module):
         Raises:
             InputError: a shape does not fit, a length is out of range, or a valid step holds NaN.
         """
+        return Output(*self._run(input, state, lengths, padding, resets, trace=False)[:2])
+
+    def trace(
+        self,
+        input: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        padding: Literal["right", "left"] = "right",
+        resets: Tensor | None = None,
+    ) -> Trace:
+        """Run the layer and return the states and gates of every step, layer and direction as well.
+
+        Arguments and errors are those of a call; shapes stand at `recur.layers.Trace`.
+
+        >>> trace = Recurrent("lstm", 4, 8, num_layers=2).trace(torch.randn(5, 3, 4))
+        >>> trace.states[1].c.shape, trace.gates[0]["f"].shape
+        (torch.Size([5, 3, 8]), torch.Size([5, 3, 8]))
+        """
+        return self._run(input, state, lengths, padding, resets, trace=True)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Return a stream that takes one step at a time for `batch` rows and carries their state, see `recur.Stream`.
+
+        Raises:
+            InputError: the layer is bidirectional, or `batch` is not above 0.
+        """
+        return Stream(self, batch)
+
+    def _run(
+        self,
+        input: Tensor,
+        state: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        padding: str,
+        resets: Tensor | None,
+        *,
+        trace: bool,
+    ) -> Trace:
         if not isinstance(input, Tensor):
             raise InputError(f"`input` must be a tensor, got {type(input).__name__}; give `lengths` for ragged rows")
         if input.dim() != 3 or input.shape[-1] != self.input_size:
@@ -181,19 +233,23 @@ class Recurrent(nn.Module):
         steps, batch, _ = input.shape
         if lengths is not None:
             lengths = check_lengths(lengths, batch, steps, input.device)
-        check_finite(input, lengths)
-        output, final = run_stack(
+        left = padded_left(padding)
+        check_finite(input, lengths, left)
+        result = run_stack(
             self.cell,
             self.weights(),
             input,
             self._initial(input, batch) if state is None else self._checked(state, batch),
             lengths,
+            left=left,
+            resets=None if resets is None else check_resets(resets, input, self.batch_first),
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
             training=self.training,
-            backend=self.backend,
+            backend="auto" if trace and self.backend == "parallel" else self.backend,
+            trace=trace,
         )
-        return Output(output.transpose(0, 1) if self.batch_first else output, final)
+        return result.transposed() if self.batch_first else result
 
     def _shape(self, name: str, batch: int) -> list[int]:
         size = self.proj_size if name == "h" and self.proj_size else self.hidden_size

@@ -1,12 +1,13 @@
 """RNN, LSTM and GRU that stand in for torch.nn's: change the import, keep everything else.
 
 They are torch.nn's classes - constructor, parameters, state_dict, errors and isinstance are torch's own - and differ in
-the call: `lengths=` gives each row its own length, without sorting or packing; a PackedSequence runs on the dense
-kernel where that is the faster one.
+the call: `lengths=` gives each row its own length, without sorting or packing, `padding=` says on which side the rest is,
+`resets=` where rows begin anew; a PackedSequence runs on the dense kernel where that is the faster one. `trace` returns
+states and gates of every step, `stream` takes one step at a time.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -16,8 +17,9 @@ from recur.cells import LSTM as LSTMEquation
 from recur.cells import LSTMP, Elman
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
-from recur.layers.stack import check_finite, check_lengths, run_stack
+from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
 from recur.scan import Weights, check_backend, compiles
+from recur.stream import Stream
 
 
 class _Lengths(nn.RNNBase):
@@ -67,6 +69,8 @@ class _Lengths(nn.RNNBase):
         hx: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        padding: Literal["right", "left"] = "right",
+        resets: Tensor | None = None,
     ) -> Any:
         """Run the layer.
 
@@ -74,21 +78,25 @@ class _Lengths(nn.RNNBase):
             input: [T, B, D], [B, T, D] with `batch_first`, [T, D] without a batch, or a PackedSequence.
             hx: the initial state, zeros if None; h [layers * directions, B, H], for LSTM a tuple (h, c).
             lengths: valid steps of each row, [B], in 0..T, in any order; padded steps change nothing and give zeros.
+            padding: where the padding stands, after each row's valid steps ("right") or before them ("left").
+            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros. The
+                backward direction, too, keeps the steps from one such place to the next to themselves.
 
         Returns:
             as torch.nn: the outputs of the last layer and the final state. With `lengths` the final state is that
             after each row's own last step, in the backward direction after its first.
 
         Raises:
-            InputError: lengths out of range, given without a batch or with a PackedSequence; NaN in a valid step.
-            Others as torch.nn.
+            InputError: lengths out of range; lengths or resets given without a batch or with a PackedSequence; NaN in a
+            valid step. Others as torch.nn.
         """
-        packed = isinstance(input, PackedSequence)
-        if lengths is not None and packed:
-            raise InputError("`lengths` must not be given with a PackedSequence, which holds its own")
+        named = "lengths" if lengths is not None else "resets" if resets is not None else None
+        if named and isinstance(input, PackedSequence):
+            raise InputError(f"`{named}` must not be given with a PackedSequence, which holds its own")
+        left = padded_left(padding)
         data = input.data if isinstance(input, PackedSequence) else input
         ours = (
-            lengths is not None
+            named is not None
             or self.backend == "reference"
             or (self.recurrent_dropout and self.training)
             or compiles(self.all_weights[0][0], data, self.backend)
@@ -98,14 +106,42 @@ class _Lengths(nn.RNNBase):
         if not ours or input.dim() not in (2, 3):
             return super().forward(input, hx)
         if input.dim() == 3:
-            if lengths is not None:
-                batch, steps = input.shape[:2] if self.batch_first else (input.shape[1], input.shape[0])
-                lengths = check_lengths(lengths, batch, steps, input.device)
-                check_finite(input if not self.batch_first else input.transpose(0, 1), lengths)
-            return self._batch(input, hx, lengths)
-        if lengths is not None:
-            raise InputError(f"`lengths` needs a batch of rows, got an input of shape {list(input.shape)}")
+            return self._batch(input, hx, lengths, left, resets)
+        if named:
+            raise InputError(f"`{named}` needs a batch of rows, got an input of shape {list(input.shape)}")
         return self._unbatched(input, hx)
+
+    def trace(
+        self,
+        input: Tensor,
+        hx: Any = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        padding: Literal["right", "left"] = "right",
+        resets: Tensor | None = None,
+    ) -> Trace:
+        """Run the layer and return the states and gates of every step, layer and direction as well.
+
+        Arguments and errors are those of a call, with a batch of rows [T, B, D] or [B, T, D]; shapes stand at
+        `recur.layers.Trace`.
+
+        >>> trace = LSTM(4, 8, num_layers=2, batch_first=True).trace(torch.randn(3, 5, 4))
+        >>> trace.states[1].c.shape, trace.gates[0]["f"].shape
+        (torch.Size([3, 5, 8]), torch.Size([3, 5, 8]))
+        """
+        if not isinstance(input, Tensor) or input.dim() != 3:
+            found = f"shape {list(input.shape)}" if isinstance(input, Tensor) else type(input).__name__
+            raise InputError(f"`input` must be a batch of rows, {'[B, T, D]' if self.batch_first else '[T, B, D]'}, got {found}")
+        result = self._stack(input, hx, lengths, padded_left(padding), resets, trace=True)
+        return result.transposed() if self.batch_first else result
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Return a stream that takes one step at a time for `batch` rows and carries their state, see `recur.Stream`.
+
+        Raises:
+            InputError: the layer is bidirectional, or `batch` is not above 0.
+        """
+        return Stream(self, batch)
 
     def _dense_is_faster(self, input: PackedSequence, hx: Any) -> bool:
         # torch's LSTM kernel for packed input takes one step at a time on CPU
@@ -138,7 +174,27 @@ class _Lengths(nn.RNNBase):
         final = tuple(value.squeeze(1) for value in final) if isinstance(final, tuple) else final.squeeze(1)
         return output.squeeze(rows), final
 
-    def _batch(self, input: Tensor, hx: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
+    def _batch(
+        self,
+        input: Tensor,
+        hx: Any,
+        lengths: Tensor | Sequence[int] | None,
+        left: bool = False,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        output, final = self._stack(input, hx, lengths, left, resets, trace=False)[:2]
+        return output.transpose(0, 1) if self.batch_first else output, tuple(final) if len(final) > 1 else final.h
+
+    def _stack(
+        self,
+        input: Tensor,
+        hx: Any,
+        lengths: Tensor | Sequence[int] | None,
+        left: bool,
+        resets: Tensor | None,
+        *,
+        trace: bool,
+    ) -> Trace:
         names = self.cell.state_names
         if hx is None:
             self.check_input(input, None)
@@ -146,18 +202,25 @@ class _Lengths(nn.RNNBase):
             hx = [input.new_zeros(count, batch, self.hidden_size if name == "c" else size) for name in names]
         else:
             self.check_forward_args(input, hx, None)
-        output, final = run_stack(
+        if self.batch_first:
+            input = input.transpose(0, 1)
+        if lengths is not None:
+            lengths = check_lengths(lengths, input.shape[1], input.shape[0], input.device)
+            check_finite(input, lengths, left)
+        return run_stack(
             self.cell,
             self.weights(),
-            input.transpose(0, 1) if self.batch_first else input,
+            input,
             State(**dict(zip(names, _states(hx), strict=True))),
             lengths,
+            left=left,
+            resets=None if resets is None else check_resets(resets, input, self.batch_first),
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
             training=self.training,
             backend=self.backend,
+            trace=trace,
         )
-        return output.transpose(0, 1) if self.batch_first else output, tuple(final) if len(final) > 1 else final.h
 
 
 def _states(hx: Any) -> Sequence[Tensor]:
