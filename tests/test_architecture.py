@@ -19,6 +19,7 @@ ORDER = [
     "cells",
     "compiler",
     "scan",
+    "stream",
     "layers",
     "gradients",
     "models",

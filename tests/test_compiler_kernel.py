@@ -58,6 +58,23 @@ def threads_of_torch(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def shared(monkeypatch: pytest.MonkeyPatch, count: int, by_units: int) -> Iterator[None]:
+    """Run kernels on `count` threads that share the rows, or the units."""
+
+    def forget() -> None:
+        kernel._forward_frame.cache_clear()
+        kernel._backward_frame.cache_clear()
+
+    with threads_of_torch(count), monkeypatch.context() as patch:
+        patch.setattr(kernel, "share", lambda *_: (count, by_units))
+        forget()
+        try:
+            yield
+        finally:
+            forget()
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("hidden", SIZES)
 def test_every_size_gives_what_the_reference_gives(name: str, hidden: int):
@@ -125,23 +142,21 @@ def test_threads_do_not_change_a_bit(name: str, dtype: torch.dtype, monkeypatch)
         assert_same_bits(by_kernel(given), expected)
         for count in (2, 3):
             for by_units in (0, 1):
-                monkeypatch.setattr(kernel, "share", lambda *_, count=count, by_units=by_units: (count, by_units))
-                with threads_of_torch(count):
+                with shared(monkeypatch, count, by_units):
                     assert_same_bits(by_kernel(given), expected)
                     assert torch.equal(run(given, training=False).y, expected["y"])
                     assert_same_bits(by_kernel(given), expected)
-        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("by_units", [0, 1])
 def test_fewer_threads_than_asked_for_do_all_the_work(by_units: int, monkeypatch):
-    given = problem(LSTM(), 7, 10, 4, 100)
+    given = problem(LSTM(), 7, 10, 4, 200)
     expected = by_kernel(given)
     every = kernel.threads.run
-    monkeypatch.setattr(kernel, "share", lambda *_: (3, by_units))
-    for there in (2, 1):
-        monkeypatch.setattr(kernel.threads, "run", lambda f, a, n, there=there: every(f, a, min(n, there)))
-        assert_same_bits(by_kernel(given), expected)
+    with shared(monkeypatch, 5, by_units):
+        for there in (4, 3, 2, 1):
+            monkeypatch.setattr(kernel.threads, "run", lambda f, a, n, there=there: every(f, a, min(n, there)))
+            assert_same_bits(by_kernel(given), expected)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -262,6 +277,25 @@ def test_strides_do_not_matter(name: str, kind: str):
     assert_same_bits(found, expected)
 
 
+def test_masks_may_lie_anywhere():
+    class Zoneout(Cell):
+        gates = "a b"
+        masks = "k l"
+
+        def step(x, U, s, m):
+            return State(h=m.k * s.h + (1 - m.k) * tanh(x.a + U.a(m.l * s.h)))
+
+    given = problem(Zoneout(), 5, 4, 6, 37, lengths=[5, 2, 0, 5])
+    assert_close(by_kernel(given), by_reference(given))
+    assert given.masks is not None
+    for kind in ("transposed", "part of a wider one", "every second number"):
+        assert_same_bits(by_kernel(replace(given, masks=strided(given.masks, kind))), by_kernel(given))
+    row = given.masks[..., :1].expand(2, 5, 4, 37)
+    assert_same_bits(by_kernel(replace(given, masks=row)), by_kernel(replace(given, masks=row.contiguous())))
+    step = given.masks[:, :1].expand(2, 5, 4, 37)
+    assert_same_bits(by_kernel(replace(given, masks=step)), by_kernel(replace(given, masks=step.contiguous())))
+
+
 @pytest.mark.parametrize("name", ["gru", "lstm", "odd"])
 def test_expanded_states_and_gradients(name: str):
     given = problem(CELLS[name](), 5, 4, 6, 37)
@@ -315,8 +349,7 @@ def denormals_live() -> bool:
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_way_of_treating_denormals_is_put_back(count: int, monkeypatch):
     given = problem(LSTM(), 5, 20, 6, 100, dtype=torch.float32)
-    monkeypatch.setattr(kernel, "share", lambda *_: (count, 0))
-    with threads_of_torch(count):
+    with shared(monkeypatch, count, 0):
         assert denormals_live()
         by_kernel(given)
         assert denormals_live()
@@ -343,14 +376,13 @@ def test_a_state_that_fades_away_changes_nothing_else(dtype: torch.dtype):
 
 @pytest.mark.parametrize("by_units", [0, 1])
 def test_several_python_threads_at_once(by_units: int, monkeypatch):
-    monkeypatch.setattr(kernel, "share", lambda *_: (2, by_units))
     cells = [LSTM(), GRU("before"), PeepholeLSTM(), LSTM()]
     problems = [problem(cell, 20, 8 + number, 6, 100, seed=number) for number, cell in enumerate(cells)]
     failures: list[str] = []
     start = threading.Barrier(len(problems))
 
-    with threads_of_torch(2):
-        expected = [by_kernel(given) for given in problems]
+    expected = [by_kernel(given) for given in problems]
+    with shared(monkeypatch, 2, by_units):
 
         def work(given: Problem, wanted: dict[str, Tensor]) -> None:
             try:
@@ -378,7 +410,7 @@ def in_child(function: Callable[[], None]) -> None:
         try:
             function()
         except BaseException:
-            report = traceback.format_exc().encode()
+            report = traceback.format_exc()[-5000:].encode()
         os.write(write, report)
         os._exit(0)
     os.close(write)
@@ -402,9 +434,8 @@ ignoring = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @ignoring
 @pytest.mark.parametrize("by_units", [0, 1])
 def test_the_child_of_a_fork(by_units: int, monkeypatch):
-    monkeypatch.setattr(kernel, "share", lambda *_: (2, by_units))
     given, unknown = problem(LSTM(), 5, 9, 6, 100), problem(Odd(), 5, 9, 6, 100)
-    with threads_of_torch(2):
+    with shared(monkeypatch, 2, by_units):
         expected = by_kernel(given)
 
         def work() -> None:
@@ -439,7 +470,7 @@ class Guarded:
         for guard in (base, base + page + inside):
             assert self.libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
         if not size:
-            return torch.empty(0, dtype=dtype)
+            return torch.tensor([], dtype=dtype)
         offset = page + (inside - size if self.at_end else 0)
         return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset)
 
@@ -486,6 +517,30 @@ def test_nothing_outside_of_a_buffer_is_touched(name: str, hidden: int, at_end: 
                 assert torch.equal(run(there, training=False).y, inference)
 
             in_child(work)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected through Linux's mprotect")
+@ignoring
+@pytest.mark.parametrize("at_end", [True, False], ids=["before a guard page", "after a guard page"])
+@pytest.mark.parametrize("by_units", [0, 1])
+def test_no_number_of_threads_touches_anything_outside(by_units: int, at_end: bool, monkeypatch):
+    # 10 rows for 5 threads are 2 each, for 4 they are up to 3
+    given = problem(GRU("before"), 4, 10, 5, 200)
+    expected = by_kernel(given)
+    every = kernel.threads.run
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        guarded = Guarded(at_end)
+        there = given.map(guarded.copy)
+        kernel._workspaces.buffers.clear()
+        guarded.replace_allocation()
+        for count in (5, 4, 3, 1):
+            kernel.threads.run = lambda f, a, n: every(f, a, min(n, count))
+            assert_same_bits(by_kernel(there), expected)
+
+    with shared(monkeypatch, 5, by_units):
+        in_child(work)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected through Linux's mprotect")

@@ -70,12 +70,13 @@ def addresses(values):
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def pack(functions, matrices, out=None):
-    """Pack [columns, outer, units, inner], of any strides."""
+def pack(functions, matrices, out=None, half=False):
+    """Pack [columns, outer, units, inner], of any strides; with `half` two bfloat16 to a number."""
     columns, outer, units, inner = matrices.shape
     vectors = functions.vectors(units, columns)
     if out is None:
-        out = torch.full((max(1, vectors * outer * inner * functions.VL),), torch.nan, dtype=matrices.dtype)
+        size = functions.half_size(units, columns, outer, inner) if half else vectors * outer * inner * functions.VL
+        out = torch.full((max(1, size),), torch.nan, dtype=matrices.dtype)
     functions.pack_weights(
         out.data_ptr(),
         [matrices[c, o].data_ptr() for c in range(columns) for o in range(outer)],
@@ -85,17 +86,18 @@ def pack(functions, matrices, out=None):
         units=units,
         unit_stride=matrices.stride(2),
         k_stride=matrices.stride(3),
+        half=half,
     )
     return out, vectors
 
 
-def product(functions, rows, packed, vectors, inner, out=None):
+def product(functions, rows, packed, vectors, inner, out=None, half=False):
     """Multiply `rows` [count, outer, any number from inner on] with packed weights."""
     count, outer, _ = rows.shape
     width = vectors * functions.VL
     out = torch.full((count, width + functions.VL), torch.nan, dtype=rows.dtype) if out is None else out
     table = addresses([rows[r].data_ptr() for r in range(count)])
-    PRODUCT(functions.product)(
+    PRODUCT(functions.product_bf16 if half else functions.product)(
         out.data_ptr(),
         out.stride(0),
         packed.data_ptr(),
@@ -218,6 +220,139 @@ def test_product_and_pack_touch_nothing_else(functions, dtype, count, end):
         product(functions, rows.tensor, packed.tensor, vectors, inner, out.tensor)
         whole = product(functions, rows.tensor, expected, vectors, inner)
         assert torch.equal(out.tensor, whole[:, : -functions.VL])
+
+
+# weights of bfloat16
+
+
+@pytest.fixture(scope="module")
+def halves():
+    functions = library(torch.float32)
+    if not functions.product_bf16:
+        pytest.skip("this processor has no AVX512_BF16")
+    return functions
+
+
+def rounded(tensor):
+    return tensor.bfloat16().double()
+
+
+def same_bits(a, b):
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+@pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4"])
+def test_bfloat16_is_only_where_the_processor_has_it(name):
+    if missing(named(name)):
+        pytest.skip(f"this is no {name}")
+    for functions in (library(torch.float32, named(name)), library(torch.float64)):
+        assert functions.product_bf16 == functions.pack_bf16 == 0
+        with pytest.raises(ValueError, match="`half` needs float32 and a processor with AVX512_BF16"):
+            pack(functions, torch.randn(1, 1, 16, 16), half=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 13, 32, 65, 150])
+@pytest.mark.parametrize(
+    ("columns", "outer", "units", "inner"),
+    [
+        (1, 1, 1, 1),
+        (4, 1, 37, 37),
+        (3, 2, 16, 7),
+        (1, 3, 100, 19),
+        (2, 1, 130, 64),
+        (1, 1, 650, 33),
+        (4, 1, 64, 0),
+        (2, 3, 37, 4097),
+        (1, 400, 20, 63),
+    ],
+)
+def test_product_bf16_of_packed_weights(halves, count, columns, outer, units, inner):
+    matrices = torch.randn(columns, outer, units, inner)
+    rows = torch.randn(count, outer, inner + 3)
+    packed, vectors = pack(halves, matrices, half=True)
+    out = product(halves, rows, packed, vectors, inner, half=True)
+    expected = torch.einsum("couk,nok->ncu", rounded(matrices), rounded(rows[..., :inner]))
+    assert difference(by_unit(halves, out, columns, units), expected, outer * inner) < TOLERANCE[torch.float32]
+    assert out[:, vectors * halves.VL :].isnan().all()
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("units", [1, 16, 37, 100])
+@pytest.mark.parametrize("inner", [1, 7, 32, 37, 64])
+def test_packing_bf16_does_not_depend_on_strides(halves, units, inner, columns):
+    matrices = torch.randn(columns, 2, units, inner)
+    expected, _ = pack(halves, matrices, half=True)
+    turned = matrices.transpose(2, 3).contiguous().transpose(2, 3)
+    spread = torch.randn(columns, 2, units, inner, 2)
+    spread[..., 0] = matrices
+    for other in (turned, spread[..., 0]):
+        assert same_bits(pack(halves, other, half=True)[0], expected)
+
+
+@pytest.mark.parametrize("inner", [5, 32, 50])
+def test_packed_order_bf16(halves, inner):
+    columns, units, pairs = 3, halves.VL + 1, -(-inner // 2)
+    matrices = torch.randn(columns, 1, units, inner)
+    # halfway between two numbers, beyond the largest, and a NaN whose upper half says infinity
+    special = torch.tensor([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800001], dtype=torch.int32).view(torch.float32)
+    matrices[0, 0, :4, 0] = special
+    packed, vectors = pack(halves, matrices, half=True)
+    assert packed.numel() == halves.half_size(units, columns, 1, inner) == vectors * pairs * halves.VL
+    packed = packed.view(torch.bfloat16)
+    for v in range(vectors):
+        block, place = divmod(v, halves.NC)
+        width = min(halves.NC, vectors - block * halves.NC)
+        start = 2 * block * halves.NC * pairs * halves.VL
+        own = packed[start : start + 2 * pairs * width * halves.VL].view(pairs, width, halves.VL, 2)[:, place]
+        steps = own.transpose(1, 2).reshape(2 * pairs, halves.VL)
+        first = v // columns * halves.VL
+        lanes = min(halves.VL, units - first)
+        expected = matrices[v % columns, 0, first : first + lanes].bfloat16().T
+        assert torch.equal(steps[:inner, :lanes].nan_to_num(7.0), expected.nan_to_num(7.0))
+        assert (steps[inner:] == 0).all()
+        assert (steps[:, lanes:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("outer", "units", "inner"), [(2, 16, 45), (2, 37, 45), (2, 200, 45), (1, 100, 2601), (70, 40, 99)]
+)
+def test_bits_of_bf16_do_not_depend_on_how_rows_are_grouped(halves, outer, units, inner):
+    packed, vectors = pack(halves, torch.randn(3, outer, units, inner), half=True)
+    rows = torch.randn(130, outer, inner)
+    expected = product(halves, rows, packed, vectors, inner, half=True)[:, : -halves.VL]
+    for size in (1, 2, 3, 4, 5, 7, 40, 64):
+        parts = [product(halves, part, packed, vectors, inner, half=True) for part in rows.split(size)]
+        assert torch.equal(torch.cat(parts)[:, : -halves.VL], expected), size
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 13])
+def test_nan_in_a_row_stays_in_it_with_bf16(halves, count):
+    packed, vectors = pack(halves, torch.randn(1, 1, 64, 10), half=True)
+    rows = torch.randn(count, 1, 10)
+    rows[count // 2, 0, 3] = torch.nan
+    out = product(halves, rows, packed, vectors, 10, half=True)[:, :64]
+    assert out.isnan().any(1).nonzero().flatten().tolist() == [count // 2]
+    assert out[count // 2].isnan().all()
+
+
+@linux
+@pytest.mark.parametrize("end", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 70])
+def test_product_and_pack_bf16_touch_nothing_else(halves, count, end):
+    for columns, units, inner in ((1, 5, 1), (4, 37, 19), (2, 130, 16), (3, 64, 64), (1, 128, 49), (1, 20, 1001)):
+        matrices = torch.randn(columns, 1, units, inner)
+        expected, vectors = pack(halves, matrices, half=True)
+        packed = Guarded(torch.empty_like(expected), end)
+        for layout in (matrices, matrices.transpose(2, 3)):
+            source = Guarded(layout.contiguous(), end).tensor
+            source = source if layout is matrices else source.transpose(2, 3)
+            pack(halves, source, packed.tensor, half=True)
+            assert same_bits(packed.tensor, expected)
+        rows = Guarded(torch.randn(count, 1, inner), end)
+        out = Guarded(torch.empty(count, vectors * halves.VL), end)
+        product(halves, rows.tensor, packed.tensor, vectors, inner, out.tensor, half=True)
+        whole = product(halves, rows.tensor, expected, vectors, inner, half=True)
+        assert torch.equal(out.tensor, whole[:, : -halves.VL])
 
 
 # gradients of the inputs

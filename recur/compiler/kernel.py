@@ -7,6 +7,7 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from threading import local
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recur.compiler import machine, memory, products, threads
+from recur.compiler.choice import Choice
 from recur.compiler.emit import Source
 from recur.compiler.emit_backward import emit_backward
 from recur.compiler.emit_forward import emit_forward
@@ -300,6 +302,8 @@ class _Frame:
         if not rows.count:
             return
         self.nt, split = share(plan, sizes, rows, lib)
+        # with so few rows a step is so short that meetings count
+        self.choice = Choice(self.nt) if split and rows.count < 4 * self.nt else None
         mine = rows.count if split else -(-rows.count // self.nt)
         gx_row = len(used_inputs(equation)) * sizes.padded(UNITS)
         chunk = max(1, min(GX_ROWS // mine, GX_BYTES // max(1, gx_row * lib.dtype.itemsize * mine), rows.steps))
@@ -368,7 +372,12 @@ class _Frame:
             place = places.get(name)
             if place is not None:
                 argument[place] = value
-        threads.run(self.kernel.address, argument.ctypes.data, self.nt)
+        if self.choice is None:
+            threads.run(self.kernel.address, argument.ctypes.data, self.nt)
+            return
+        nt, start = self.choice.next(), perf_counter()
+        threads.run(self.kernel.address, argument.ctypes.data, nt)
+        self.choice.took(nt, perf_counter() - start)
 
 
 @lru_cache(maxsize=64)

@@ -194,9 +194,9 @@ def _add_tile(module: Module, tiling: Tiling, rows: int, blocks: int, rest: int,
         before = f.let(f"select i1 {fresh}, ptr {_ZEROS}, ptr %out")
         stride = f.let(f"select i1 {fresh}, i64 0, i64 %out_stride")
         for r in range(rows):
-            at = f.at(before, f.mul(str(r), stride) if r else "0", kind.name)
+            old = f.at(before, f.mul(str(r), stride) if r else "0", kind.name)
             for n in range(len(columns)):
-                value = f.load(kind.vector, f.at(at, str(n * vl), kind.name), kind.bytes)
+                value = f.load(kind.vector, f.at(old, str(n * vl), kind.name), kind.bytes)
                 sums[r * len(columns) + n] = (kind.vector, value)
     span = f.mul("%inner", "%step")
     with f.loop("0", "%outer", carried=[("i64", "0"), *(("ptr", s) for s in starts), *sums]) as outer:
@@ -237,7 +237,8 @@ def _step(
         return _add_pairs(f, kind, held, streamed, to) if pairs else kind.fma(f, streamed, held, to)
 
     total = list(total)
-    if len(columns) <= len(row):
+    # the one weight of a tile is read by the instruction: LLVM swaps the sides of a multiply-add, but not of pairs
+    if len(columns) <= len(row) and not (pairs and len(row) == 1):
         held = [weights(n) for n in range(len(columns))]
         for r in range(len(row)):
             x = spread(r)

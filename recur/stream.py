@@ -1,0 +1,427 @@
+"""One step at a time: `layer.stream()` takes inputs as they come and carries the state from call to call.
+
+On a CPU nearly all of a step is the compiled kernel: buffers and the kernel's argument are made once, and a step points
+it to its input and exchanges the places of the state before and the state after.
+"""
+
+from collections.abc import Iterator, Sequence
+from threading import Lock
+from time import perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recur.cells.cell import Cell, State
+from recur.cells.zoneout import masks_for
+from recur.compiler import kernel, threads
+from recur.compiler.graph import UNITS
+from recur.compiler.library import library
+from recur.compiler.rows import uniform
+from recur.compiler.weights import Sizes, packed_for_inference
+from recur.compiler.weights import Weights as KernelWeights
+from recur.errors import InputError
+from recur.scan import Weights, choose, equation_text, scan
+
+# so many multiplications take one thread about as long as it takes to have another one at hand
+SHARED_FROM = 200_000
+
+
+class Layer(Protocol):
+    """What a stream asks of a layer."""
+
+    @property
+    def cell(self) -> Cell:
+        """The equation."""
+
+    @property
+    def backend(self) -> str:
+        """As for `recur.scan.scan`."""
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether it reads backwards too."""
+
+    @property
+    def input_size(self) -> int:
+        """D."""
+
+    def weights(self) -> list[list[Weights]]:
+        """Return the weights of each layer and direction."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return the layer and the modules in it."""
+
+
+class Stream:
+    """Rows that are read step by step, each from its own carried state; `layer.stream()` makes one.
+
+    The states start at zero. Dropout is off, masks such as zoneout's are their expectation, and no gradient flows,
+    whatever mode the layer is in. Weights that change are noticed at the next step. Calls from several threads run one
+    after the other; a stream for each thread runs at the same time. NaN in an input stays in its row until that row is
+    reset.
+
+    Args:
+        layer: RNN, LSTM, GRU or Recurrent, of one direction.
+        batch: B, the rows.
+
+    Raises:
+        InputError: the layer is bidirectional, or `batch` is not above 0.
+
+    >>> stream = Recurrent("lstm", 4, 8).stream(batch=2)
+    >>> stream.step(torch.randn(2, 4)).shape, stream.state.c.shape
+    (torch.Size([2, 8]), torch.Size([1, 2, 8]))
+    """
+
+    def __init__(self, layer: Layer, batch: int = 1) -> None:
+        if layer.bidirectional:
+            raise InputError(
+                "`layer` must have one direction to be streamed, got a bidirectional one, which needs the whole row "
+                "before its first output; use bidirectional=False"
+            )
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"`batch` must be a whole number above 0, got {batch!r}")
+        self.batch = batch
+        self._layer, self._lock = layer, Lock()
+        self._renew(None)
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one step of every row: x [B, D] -> the last layer's outputs [B, H].
+
+        Raises:
+            InputError: x has another shape, type or device than the layer asks for.
+        """
+        with self._lock:
+            if self._weights.changed() or torch.get_num_threads() != self._threads:
+                self._renew(self._runner.state)
+            runner = self._runner
+            if not isinstance(x, Tensor) or x.shape != runner.shape or x.dtype is not runner.dtype:
+                raise InputError(_refusal("x", "[B, D]", x, runner))
+            if x.is_cpu is not runner.cpu:
+                raise InputError(_refusal("x", "[B, D]", x, runner))
+            return runner.step(x if x.is_contiguous() else x.contiguous())
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Take several steps of every row: x [B, T, D] -> the last layer's outputs [B, T, H], T at least 1.
+
+        Raises:
+            InputError: x has another shape, type or device than the layer asks for.
+        """
+        with self._lock:
+            if self._weights.changed():
+                self._renew(self._runner.state)
+            runner = self._runner
+            if not isinstance(x, Tensor) or x.dim() != 3 or (x.shape[0], x.shape[2]) != tuple(runner.shape):
+                raise InputError(_refusal("x", "[B, T, D]", x, runner))
+            if x.dtype is not runner.dtype or x.is_cpu is not runner.cpu:
+                raise InputError(_refusal("x", "[B, T, D]", x, runner))
+            return runner.steps(x.transpose(0, 1)).transpose(0, 1)
+
+    @property
+    def state(self) -> State:
+        """The state after the last step, a copy, [layers, B, H] each; it may be set, and then the next step starts there."""
+        with self._lock:
+            return self._runner.state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        with self._lock:
+            own = self._runner.state
+            if not isinstance(state, State) or sorted(dict(state.items())) != sorted(dict(own.items())):
+                wanted = ", ".join(f"{name}=..." for name, _ in own.items())
+                raise InputError(f"`state` must be State({wanted}), got {type(state).__name__}")
+            for name, value in own.items():
+                given = getattr(state, name)
+                if given.shape != value.shape:
+                    raise InputError(f"`state.{name}` must have shape {list(value.shape)}, got {list(given.shape)}")
+            self._runner.state = State(**{name: getattr(state, name) for name, _ in own.items()})
+
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Begin anew, from states of zeros.
+
+        Args:
+            rows: the rows that do, numbers in 0..B-1 or a mask, bool [B]; all of them if None.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        index = as_rows(rows, self.batch)
+        with self._lock:
+            self._runner.state = self._runner.state.map(
+                lambda value: value.index_fill(1, index.to(value.device), 0)
+            )
+
+    def _renew(self, state: State | None) -> None:
+        """Make ready for the weights as they are now."""
+        layer = self._layer
+        # what is made here may be changed in place at any later time
+        with torch.inference_mode(False), torch.no_grad():
+            self._weights, self._threads = _Watch(layer.modules()), torch.get_num_threads()
+            weights = [directions[0] for directions in layer.weights()]
+            backend = "auto" if layer.backend == "parallel" else layer.backend
+            ih = weights[0].ih
+            zero = _zeros(layer.cell, weights[0], self.batch)
+            x = ih.new_zeros(1, self.batch, layer.input_size)
+            chosen = choose(layer.cell, x, weights[0], zero, backend, plain=not layer.cell.mask_names)
+            maker = _Compiled if chosen == "cpu" else _Looped
+            self._runner: _Looped = maker(layer.cell, weights, self.batch, layer.input_size, backend)
+            if state is not None:
+                self._runner.state = state
+
+    def __repr__(self) -> str:
+        return f"Stream({self._layer!r}, batch={self.batch})"
+
+
+def as_rows(rows: Sequence[int] | Tensor | None, batch: int) -> Tensor:
+    """Return the numbers of the rows that `rows` names, int64 [n]; all if None.
+
+    Raises:
+        InputError: not numbers in 0..B-1 nor a bool mask [B].
+    """
+    if rows is None:
+        return torch.arange(batch)
+    given = torch.as_tensor(rows)
+    if given.dtype == torch.bool and given.shape == (batch,):
+        return given.nonzero().squeeze(1)
+    if given.numel() == 0:
+        return torch.arange(0)
+    if given.is_floating_point() or given.dtype == torch.bool or given.dim() > 1:
+        raise InputError(f"`rows` must be row numbers or a bool mask [B] = [{batch}], got {rows!r}")
+    if int(given.min()) < 0 or int(given.max()) >= batch:
+        raise InputError(f"`rows` must be in 0..B-1 = 0..{batch - 1}, got {rows!r}")
+    return given.reshape(-1).to(torch.int64)
+
+
+def _refusal(name: str, layout: str, found: object, runner: "_Looped") -> str:
+    batch, size = runner.shape
+    place = "CPU" if runner.cpu else "the layer's device"
+    wanted = f"`{name}` must be {layout} with B = {batch}, D = {size}, {runner.dtype} on {place}"
+    if not isinstance(found, Tensor):
+        return f"{wanted}, got {type(found).__name__}"
+    return f"{wanted}, got {list(found.shape)}, {found.dtype} on {found.device}"
+
+
+def _zeros(cell: Cell, weights: Weights, batch: int) -> State:
+    hidden = len(weights.ih) // len(cell.gate_names)
+    sizes = {name: len(weights.hr) if name == "h" and weights.hr is not None else hidden for name in cell.state_names}
+    return State(**{name: weights.ih.new_zeros(batch, size) for name, size in sizes.items()})
+
+
+class _Watch:
+    """Notices when a layer's parameters are not what they were: replaced, written to, moved."""
+
+    def __init__(self, modules: Iterator[nn.Module]) -> None:
+        self._entries = []
+        for module in modules:
+            for table in (module._parameters, module._buffers):
+                for name, value in table.items():
+                    if value is not None:
+                        self._entries.append((table, name, value, *self._look(value)))
+
+    @staticmethod
+    def _look(value: Tensor) -> "tuple[int, int, np.ndarray[tuple[int, ...], np.dtype[np.generic]], bytes]":
+        # `value.data` can be written to without the version telling: so some of the numbers are looked at
+        flat = np.zeros(0)
+        if value.is_cpu and value.is_contiguous() and value.dtype is not torch.bfloat16:
+            flat = value.detach().numpy().reshape(-1)
+        view = flat[:: max(1, flat.size // 61)]
+        return -1 if value.is_inference() else value._version, value.data_ptr(), view, view.tobytes()
+
+    def changed(self) -> bool:
+        for table, name, value, version, address, view, sample in self._entries:
+            if (
+                table[name] is not value
+                or (version >= 0 and value._version != version)
+                or value.data_ptr() != address
+                or view.tobytes() != sample
+            ):
+                return True
+        return False
+
+
+class _Looped:
+    """Layers of which every step is a scan: any backend and device."""
+
+    def __init__(self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str) -> None:
+        self.cell, self.weights, self.backend = cell, weights, backend
+        like = weights[0].ih
+        self.shape, self.dtype, self.cpu = torch.Size((batch, input_size)), like.dtype, like.is_cpu
+        self._zero = [_zeros(cell, one, batch) for one in weights]
+        self._states = self._zero
+
+    @property
+    def state(self) -> State:
+        """[layers, B, H] each."""
+        names = self.cell.state_names
+        return State(**{name: torch.stack([getattr(state, name) for state in self._states]) for name in names})
+
+    @state.setter
+    def state(self, state: State) -> None:
+        names, like = self.cell.state_names, self.weights[0].ih
+        given = {name: getattr(state, name).detach().to(like, copy=True) for name in names}
+        self._states = [State(**{name: given[name][n] for name in names}) for n in range(len(self.weights))]
+
+    def step(self, x: Tensor) -> Tensor:
+        """[B, D] -> [B, H]."""
+        return self.steps(x[None])[0]
+
+    def steps(self, x: Tensor) -> Tensor:
+        """[T, B, D] -> [T, B, H]."""
+        after = []
+        with torch.no_grad():
+            for weights, state in zip(self.weights, self._states, strict=True):
+                like = next(value for name, value in state.items() if name != "h" or weights.hr is None)
+                masks = masks_for(self.cell, len(x), like, draw=False)
+                x, state, *_ = scan(self.cell, x, weights, state, masks=masks, backend=self.backend)
+                after.append(state)
+        self._states = after
+        return x
+
+
+class _Compiled(_Looped):
+    """Layers whose steps are calls of kernels with arguments made once, one for each of two turns.
+
+    In a turn, a layer reads its state from where the other turn has left it.
+    """
+
+    def __init__(self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str) -> None:
+        super().__init__(cell, weights, batch, input_size, backend)
+        self._turn = 0
+        lib, rows = library(self.dtype), uniform(1, batch)
+        nt, work, groups = torch.get_num_threads(), 0, []
+        forward = kernel.forward_kernel(equation_text(cell), self.dtype, False)
+        x = torch.empty(1, *self.shape, dtype=self.dtype)
+        inputs = (x, x)
+        self._buffers: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self._arguments: tuple[list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]], ...] = ([], [])
+        self._alive: list[object] = []
+        for one, zero in zip(weights, self._zero, strict=True):
+            hidden, width = len(one.ih) // len(cell.gate_names), inputs[0].shape[2]
+            sizes = Sizes(width, hidden, hidden if one.hr is None else len(one.hr), lib.VL)
+            frame = kernel._Frame(forward, sizes, rows, lib)
+            packed = packed_for_inference(frame.plan, KernelWeights(*one), sizes, lib)
+            masks = masks_for(cell, 1, torch.empty((), dtype=self.dtype).expand(batch, hidden), draw=False)
+            scratch = {
+                "pointers": torch.zeros(frame.pointers * nt, dtype=torch.int64),
+                "gx": torch.zeros(frame.gx * nt, dtype=self.dtype),
+                "temporary": torch.zeros(frame.temporary, dtype=self.dtype),
+                "sums": torch.zeros(frame.sums, dtype=self.dtype),
+            }
+            slots = torch.zeros(2 * batch, frame.slot_row, dtype=self.dtype)
+            turns = tuple(
+                {
+                    name: torch.zeros(1, batch, zero.h.shape[1], dtype=self.dtype)
+                    if name == "h"
+                    else torch.zeros(1, 2 * batch, sizes.padded(UNITS), dtype=self.dtype)
+                    for name in cell.state_names
+                }
+                for _ in range(2)
+            )
+            for turn, (after, before) in enumerate((turns, turns[::-1])):
+                words = frame.words(
+                    slots,
+                    slots,
+                    rows,
+                    after["h"],
+                    masks,
+                    [before[name][0, :batch] for name in cell.state_names],
+                    {name: after[name] for name in frame.others},
+                    packed,
+                )
+                words |= rows.words("x", inputs[turn]) | {"split": 1}
+                words |= {name: value.data_ptr() for name, value in scratch.items()}
+                argument = frame.template.copy()
+                for name, value in words.items():
+                    if name in frame.places:
+                        argument[frame.places[name]] = value
+                self._arguments[turn].append(argument)
+            self._buffers.append((turns[0], turns[1]))
+            self._alive += [rows, packed, masks, scratch, slots, x]
+            inputs = (turns[0]["h"], turns[1]["h"])
+            work += batch * len(cell.gate_names) * hidden * (width + sizes.P)
+            groups.append(sizes.padded(UNITS) // lib.VL // lib.NC)
+        self._function = forward.address
+        # a cell may have no use for its input
+        self._x_place = forward.fields.index("x") if "x" in forward.fields else 0
+        self._keep_x = "x" not in forward.fields
+        self._calls = [[argument.ctypes.data for argument in arguments] for arguments in self._arguments]
+        self._outputs = [turn["h"][0].numpy() for turn in self._buffers[-1]]
+        most = min(nt, *groups) if work > SHARED_FROM else 1
+        self._pace = _Pace(most) if most > 1 else None
+
+    @property
+    def state(self) -> State:
+        """[layers, B, H] each."""
+        return State(**{name: torch.stack([views[name] for views in self._views()]) for name in self.cell.state_names})
+
+    @state.setter
+    def state(self, state: State) -> None:
+        with torch.no_grad():
+            for number, views in enumerate(self._views()):
+                for name, view in views.items():
+                    view.copy_(getattr(state, name)[number])
+
+    def _views(self) -> list[dict[str, Tensor]]:
+        """Return the states that the next step reads."""
+        return [
+            {name: buffers[self._turn][name][0, : len(value), : value.shape[1]] for name, value in zero.items()}
+            for buffers, zero in zip(self._buffers, self._zero, strict=True)
+        ]
+
+    def step(self, x: Tensor) -> Tensor:
+        """[B, D] -> [B, H]."""
+        turn = self._turn ^ 1
+        if not self._keep_x:
+            self._arguments[turn][0][self._x_place] = x.data_ptr()
+        pace, run, function = self._pace, threads.run, self._function
+        if pace is None:
+            for argument in self._calls[turn]:
+                run(function, argument, 1)
+        else:
+            start, nt = perf_counter_ns(), pace.threads
+            for argument in self._calls[turn]:
+                run(function, argument, nt)
+            pace.note(perf_counter_ns() - start)
+        self._turn = turn
+        # a copy by numpy is made in two thirds of the time of one by torch
+        return torch.from_numpy(self._outputs[turn].copy())
+
+    def steps(self, x: Tensor) -> Tensor:
+        """[T, B, D] -> [T, B, H]."""
+        state = self.state
+        self._states = [state.map(lambda value, n=n: value[n]) for n in range(len(self.weights))]  # type: ignore[misc]
+        output = super().steps(x)
+        self.state = super().state
+        return output
+
+
+class _Pace:
+    """How many threads take a step: several as long as that is faster than one, which is tried out again and again.
+
+    Steps are so short, and may come so seldom, that to wake a thread, or to share its processor with another process, can
+    cost more than it brings. The results are the same for any number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.threads = most, 1
+        self._alone, self._together = float("inf"), 0.0
+        self._left, self._pause = 8, 16
+
+    def note(self, time: float) -> None:
+        """Take into account how long a step took."""
+        if self._left:
+            self._left -= 1
+        if self.threads == 1:
+            # the best, forgotten slowly: the processor may become slower
+            self._alone = min(time, 1.01 * self._alone)
+            if not self._left:
+                # two steps wake the threads and do not count
+                self.threads, self._together, self._left = self.most, 0.5 * self._alone, 2
+        elif not self._left:
+            self._together += (min(time, 16 * self._alone) - self._together) / 8
+            if self._together > self._alone:
+                self.threads, self._left = 1, self._pause
+                self._pause = min(2 * self._pause, 4096)
+            elif self._pause > 16:
+                self._pause -= 1
