@@ -272,7 +272,9 @@ def test_product_bf16_of_packed_weights(halves, count, columns, outer, units, in
     packed, vectors = pack(halves, matrices, half=True)
     out = product(halves, rows, packed, vectors, inner, half=True)
     expected = torch.einsum("couk,nok->ncu", rounded(matrices), rounded(rows[..., :inner]))
-    assert difference(by_unit(halves, out, columns, units), expected, outer * inner) < TOLERANCE[torch.float32]
+    # a sum is one chain, whose error grows with its length
+    tolerance = TOLERANCE[torch.float32] * max(1, outer * inner / 2000)
+    assert difference(by_unit(halves, out, columns, units), expected, outer * inner) < tolerance
     assert out[:, vectors * halves.VL :].isnan().all()
 
 

@@ -118,7 +118,7 @@ def forward(
     nt = torch.get_num_threads()
     frame = _forward_frame(text, x.dtype, training, gates, half, x.shape[-1], *_hidden(weights), rows, nt)
     plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
-    x = dense_rows(x)
+    x, masks = dense_rows(x), None if masks is None else dense_rows(masks)
     steps, batch = x.shape[:2]
     outputs = memory.empty(x.dtype, steps, batch, sizes.of(equation.dim("h")))
     if not rows.full:
@@ -211,7 +211,7 @@ def backward(
         passed = [torch.zeros_like(v) if g is None else g.clone() for v, g in zip(state, d_final, strict=True)]
         return Gradients(d_x, d_weights, tuple(passed))
     lib = library(x.dtype)
-    x = dense_rows(x)
+    x, masks = dense_rows(x), None if masks is None else dense_rows(masks)
     initial = rows.initial([dense_rows(value) for value in state])
     *given_states, slots, numbers = kept
     states = dict(zip(frame.others, given_states, strict=True))
@@ -312,8 +312,8 @@ class _Frame:
         panels = max(sizes.padded(UNITS), sizes.padded(OUTPUTS)) // lib.VL
         sums_each = -(-panels // lib.VL) * lib.VL
         # so much is enough for any number of threads up to nt
-        most = self.nt * mine
-        self.pointers = (chunk + tables) * (most if not split else self.nt * mine)
+        most = self.nt * rows.count if split else rows.count + self.nt
+        self.pointers = (chunk + tables) * most
         self.gx = chunk * (rows.count if split else most) * gx_row
         self.temporary = rows.count * temporary_row
         self.sums = rows.count * len(plan.sums) * sums_each
