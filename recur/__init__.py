@@ -31,12 +31,14 @@ if TYPE_CHECKING:
         OutputMap,
         Recurrent,
         RNNCell,
+        backend_info,
         convert,
         from_keras,
         replace,
         to_keras,
     )
     from recur.predictor import load
+    from recur.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -48,9 +50,10 @@ _HOMES = {
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
-        *("Recurrent", "convert", "from_keras", "replace", "to_keras"),
+        *("Recurrent", "backend_info", "convert", "from_keras", "replace", "to_keras"),
     ),
     "recur.predictor": ("load",),
+    "recur.stream": ("Stream",),
 }
 
 __all__ = [
@@ -71,6 +74,8 @@ __all__ = [
     "Recurrent",
     "RunError",
     "State",
+    "Stream",
+    "backend_info",
     "convert",
     "exp",
     "from_keras",

@@ -6,14 +6,14 @@ device and dtype and under every transform. Nothing above this file knows which 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
+from recur.cells.cell import Cell, Gates, Named, Products, Projection, State, Units
 from recur.compiler import machine, operator
 from recur.compiler.eager import Unrolled, valid_steps
 from recur.compiler.operator import DTYPES, Call
@@ -116,15 +116,22 @@ def scan(
     if len(cell.mask_names) and (masks is None or len(masks) != len(cell.mask_names)):
         raise InputError(f"cell {type(cell).__name__} needs `masks` for {', '.join(cell.mask_names)}")
     options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": states, "gates": gates}
-    plain = not (left or states or gates) and resets is None and masks is None
-    chosen = choose(cell, input, weights, state, backend, plain=plain)
+    known = lengths is None or readable(lengths)
+    plain = not (left or states or gates) and resets is None and masks is None and known
+    chosen = choose(cell, input, weights, state, backend, plain=plain, masks=masks)
     if chosen == "cpu":
         return _compiled(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
     if chosen == "torch":
         kernel = cell.torch_kernel
         assert kernel is not None
         return Scanned(*_torch(kernel, input, weights, state, lengths, reverse))
-    return _reference(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+    run = _reference if known else _unrolled
+    return run(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+
+
+def readable(value: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at now: not under torch.compile, torch.func, tracing or on meta."""
+    return not (torch.compiler.is_compiling() or operator.watched() or value.is_meta or type(value) not in operator.OWN)
 
 
 def check_backend(backend: str) -> str:
@@ -167,28 +174,43 @@ def _asked(backend: str) -> str:
     return asked
 
 
-def choose(cell: Cell, input: Tensor, weights: Weights, state: State, backend: str, *, plain: bool) -> str:
+def choose(
+    cell: Cell,
+    input: Tensor,
+    weights: Weights,
+    state: State,
+    backend: str,
+    *,
+    plain: bool,
+    masks: Tensor | None = None,
+) -> str:
     """Return the backend that runs these inputs."""
     asked = _asked(backend)
     if asked == "torch" and (cell.torch_kernel is None or not plain):
-        lacks = repr(cell) if cell.torch_kernel is None else "left padding, resets, masks, all states or gates"
+        lacks = repr(cell)
+        if cell.torch_kernel is not None:
+            lacks = "left padding, resets, masks, all states, gates, or lengths where torch.compile or torch.func traces"
         raise InputError(f"`backend` 'torch' has no kernel for {lacks}; use 'auto' or 'reference'")
     if asked in ("reference", "torch"):
         return asked
     fits = compiles(weights.ih, input, asked)
-    if _transformed([value for value in (input, *weights, *state) if value is not None]):
+    # masks get a gradient from the reference alone
+    if _transformed((input, *weights, *state, masks)) or (
+        masks is not None and masks.requires_grad and torch.is_grad_enabled()
+    ):
         return "reference"
     if fits:
         return "cpu"
     return "torch" if cell.torch_kernel is not None and plain else "reference"
 
 
-def _transformed(tensors: Sequence[Tensor]) -> bool:
+def _transformed(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a transform of torch.func or forward-mode differentiation is under way, which kernels know nothing of."""
     functions, forward = _transforms()
     if functions or torch.compiler.is_compiling():
         return functions or forward
-    return forward and any(torch.autograd.forward_ad.unpack_dual(value).tangent is not None for value in tensors)
+    dual = torch.autograd.forward_ad.unpack_dual
+    return forward and any(value is not None and dual(value).tangent is not None for value in tensors)
 
 
 @constant
@@ -196,10 +218,32 @@ def _transforms() -> tuple[bool, bool]:
     return torch._C._functorch.peek_interpreter_stack() is not None, torch.autograd.forward_ad._current_level >= 0
 
 
+def equation_text(cell: Cell) -> str:
+    """Return the traced equation as text, see `recur.compiler.graph`.
+
+    torch.compile takes it when it compiles, and again when the cell is another or an option of the cell changes, but not
+    when something else does that `step` reads, such as a global variable.
+    """
+    return _text(cell, *_options(cell)) if torch.compiler.is_compiling() else trace(cell).text
+
+
 @constant
-def equation_text(cell: Cell, *options: Any) -> str:
-    """Return the traced equation as text, see `recur.compiler.graph`; `options` are what torch.compile is to watch."""
+def _text(cell: Cell, *watched: Any) -> str:
     return trace(cell).text
+
+
+@constant
+def _option_names(cell: Cell) -> tuple[str, ...]:
+    return tuple(vars(cell))
+
+
+def _options(cell: Cell) -> list[Any]:
+    values: list[Any] = []
+    for name in _option_names(cell):
+        value = getattr(cell, name)
+        # a number itself would become a variable of the graph once it has changed
+        values += _options(value) if isinstance(value, Cell) else [hash(value) if isinstance(value, float) else value]
+    return values
 
 
 def _compiled(
@@ -256,9 +300,10 @@ def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | No
     def product(block: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda vector: F.linear(vector, block, bias)
 
-    U = Products("gate", dict(zip(names, map(product, blocks, biases), strict=True)))
+    # not `Products(...)`: torch.compile does not follow calls of generic aliases
+    U: Products = Named("gate", dict(zip(names, map(product, blocks, biases), strict=True)))
     rows = () if weights.units is None else weights.units.unbind()
-    p = Units("per-unit parameter", dict(zip(cell.unit_names, rows, strict=True)))
+    p: Units = Named("per-unit parameter", dict(zip(cell.unit_names, rows, strict=True)))
     hr = weights.hr
     return U, p, None if hr is None else lambda vector: F.linear(vector, hr)
 
@@ -277,6 +322,11 @@ def _reference(
     states: bool,
     gates: bool,
 ) -> Scanned:
+    shown = None
+    if gates:
+        options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": False, "gates": True}
+        with torch.no_grad():
+            shown = _unrolled(cell, input, weights, state, lengths, **options).gates  # type: ignore[arg-type]
     steps, batch = input.shape[:2]
     U, p, P = bind(cell, weights)
     if lengths is not None:
@@ -289,7 +339,6 @@ def _reference(
     x = [part.unbind() for part in parts]
     m = [] if masks is None else [mask.unbind() for mask in masks]
     history: dict[str, list[Tensor]] = {name: [value] * steps for name, value in state.items()}
-    first = state
     for t in reversed(range(steps)) if reverse else range(steps):
         rows = [row for row, (start, stop) in enumerate(spans) if start <= t < stop]
         if resets is not None:
@@ -317,12 +366,27 @@ def _reference(
                 history[name][t] = history[name][t].index_copy(0, index, value)
             state = State(**{name: value.index_copy(0, index, getattr(new, name)) for name, value in state.items()})
     every = {name: torch.stack(values) for name, values in history.items()}
-    shown = None
-    if gates:
-        run = (equation_text(cell), input, list(weights), list(first), lengths, resets, masks, reverse, left)
-        with torch.no_grad():
-            shown = Unrolled(*run).gates
     return Scanned(every["h"], state, State(**every) if states else None, shown)
+
+
+def _unrolled(
+    cell: Cell,
+    input: Tensor,
+    weights: Weights,
+    state: State,
+    lengths: Tensor | None,
+    *,
+    reverse: bool,
+    left: bool,
+    resets: Tensor | None,
+    masks: Tensor | None,
+    states: bool,
+    gates: bool,
+) -> Scanned:
+    """The reference with lengths whose numbers are not known, or with gates, for cells that can be traced."""
+    run = Unrolled(equation_text(cell), input, list(weights), list(state), lengths, resets, masks, reverse, left)
+    after = State(**dict(zip(cell.state_names, run.final, strict=True)))
+    return Scanned(run.outputs, after, State(**run.states) if states else None, run.gates if gates else None)
 
 
 def _begin_anew(state: State, resets: Tensor, t: int, spans: Sequence[tuple[int, int]], reverse: bool) -> State:
@@ -341,8 +405,8 @@ def _advance(
 ) -> State:
     """Take one step, and see that the cell returns states of the right size and leaves those before alone."""
     versions = [value._version for value in state if not value.is_inference()]
-    x = Gates("gate", dict(zip(cell.gate_names, gates, strict=True)))
-    m = Units("mask", dict(zip(cell.mask_names, masks, strict=True)))
+    x: Gates = Named("gate", dict(zip(cell.gate_names, gates, strict=True)))
+    m: Units = Named("mask", dict(zip(cell.mask_names, masks, strict=True)))
     new = cell.advance(x, U, state, p, P, m)
     if versions != [value._version for value in state if not value.is_inference()]:
         raise InputError(f"cell {type(cell).__name__}: `step` must not change the state in place; return new values")

@@ -26,6 +26,8 @@ from recur.scan import Weights, choose, equation_text, scan
 
 # so many multiplications take one thread about as long as it takes to have another one at hand
 SHARED_FROM = 200_000
+# how often a step looks at the weights' numbers: that takes as long as a step of 64 units
+LOOK_EVERY = 16
 
 
 class Layer(Protocol):
@@ -58,9 +60,9 @@ class Stream:
     """Rows that are read step by step, each from its own carried state; `layer.stream()` makes one.
 
     The states start at zero. Dropout is off, masks such as zoneout's are their expectation, and no gradient flows,
-    whatever mode the layer is in. Weights that change are noticed at the next step. Calls from several threads run one
-    after the other; a stream for each thread runs at the same time. NaN in an input stays in its row until that row is
-    reset.
+    whatever mode the layer is in. Weights that change are noticed at the next step; those written to past autograd, as
+    `parameter.data`, within 16. Calls from several threads run one after the other; streams of their own run at the
+    same time. NaN in an input stays in its row until that row is reset.
 
     Args:
         layer: RNN, LSTM, GRU or Recurrent, of one direction.
@@ -83,7 +85,7 @@ class Stream:
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"`batch` must be a whole number above 0, got {batch!r}")
         self.batch = batch
-        self._layer, self._lock = layer, Lock()
+        self._layer, self._lock, self._until_look = layer, Lock(), LOOK_EVERY
         self._renew(None)
 
     def step(self, x: Tensor) -> Tensor:
@@ -93,13 +95,18 @@ class Stream:
             InputError: x has another shape, type or device than the layer asks for.
         """
         with self._lock:
-            if self._weights.changed() or torch.get_num_threads() != self._threads:
-                self._renew(self._runner.state)
+            self._until_look -= 1
+            if not self._until_look or self._weights.changed() or torch.get_num_threads() != self._threads:
+                self._look()
             runner = self._runner
-            if not isinstance(x, Tensor) or x.shape != runner.shape or x.dtype is not runner.dtype:
-                raise InputError(_refusal("x", "[B, D]", x, runner))
-            if x.is_cpu is not runner.cpu:
-                raise InputError(_refusal("x", "[B, D]", x, runner))
+            if (
+                not isinstance(x, Tensor)
+                or x.shape != runner.shape
+                or x.dtype is not runner.dtype
+                or x.is_cpu is not runner.cpu
+            ):
+                runner = self._look()
+                _check(x, (*runner.shape,), "[B, D]", runner)
             return runner.step(x if x.is_contiguous() else x.contiguous())
 
     def steps(self, x: Tensor) -> Tensor:
@@ -109,18 +116,15 @@ class Stream:
             InputError: x has another shape, type or device than the layer asks for.
         """
         with self._lock:
-            if self._weights.changed():
-                self._renew(self._runner.state)
-            runner = self._runner
-            if not isinstance(x, Tensor) or x.dim() != 3 or (x.shape[0], x.shape[2]) != tuple(runner.shape):
-                raise InputError(_refusal("x", "[B, T, D]", x, runner))
-            if x.dtype is not runner.dtype or x.is_cpu is not runner.cpu:
-                raise InputError(_refusal("x", "[B, T, D]", x, runner))
+            runner = self._look()
+            batch, size = runner.shape
+            steps = x.shape[1] if isinstance(x, Tensor) and x.dim() == 3 else 1
+            _check(x, (batch, max(1, steps), size), "[B, T, D]", runner)
             return runner.steps(x.transpose(0, 1)).transpose(0, 1)
 
     @property
     def state(self) -> State:
-        """The state after the last step, a copy, [layers, B, H] each; it may be set, and then the next step starts there."""
+        """The state after the last step, a copy, [layers, B, H] each. It may be set: the next step starts there."""
         with self._lock:
             return self._runner.state
 
@@ -148,9 +152,14 @@ class Stream:
         """
         index = as_rows(rows, self.batch)
         with self._lock:
-            self._runner.state = self._runner.state.map(
-                lambda value: value.index_fill(1, index.to(value.device), 0)
-            )
+            self._runner.state = self._runner.state.map(lambda value: value.index_fill(1, index.to(value.device), 0))
+
+    def _look(self) -> "_Looped":
+        """Look at the weights' numbers too, and make ready anew where they are not what they were."""
+        self._until_look = LOOK_EVERY
+        if self._weights.changed() or self._weights.written() or torch.get_num_threads() != self._threads:
+            self._renew(self._runner.state)
+        return self._runner
 
     def _renew(self, state: State | None) -> None:
         """Make ready for the weights as they are now."""
@@ -193,13 +202,13 @@ def as_rows(rows: Sequence[int] | Tensor | None, batch: int) -> Tensor:
     return given.reshape(-1).to(torch.int64)
 
 
-def _refusal(name: str, layout: str, found: object, runner: "_Looped") -> str:
-    batch, size = runner.shape
-    place = "CPU" if runner.cpu else "the layer's device"
-    wanted = f"`{name}` must be {layout} with B = {batch}, D = {size}, {runner.dtype} on {place}"
-    if not isinstance(found, Tensor):
-        return f"{wanted}, got {type(found).__name__}"
-    return f"{wanted}, got {list(found.shape)}, {found.dtype} on {found.device}"
+def _check(x: object, shape: tuple[int, ...], layout: str, runner: "_Looped") -> None:
+    place = "the CPU" if runner.cpu else "the layer's device"
+    wanted = f"`x` must be {layout} = {list(shape)}, {runner.dtype}, on {place}"
+    if not isinstance(x, Tensor):
+        raise InputError(f"{wanted}, got {type(x).__name__}")
+    if x.shape != shape or x.dtype is not runner.dtype or x.is_cpu is not runner.cpu:
+        raise InputError(f"{wanted}, got {list(x.shape)}, {x.dtype}, on {x.device}")
 
 
 def _zeros(cell: Cell, weights: Weights, batch: int) -> State:
@@ -209,35 +218,34 @@ def _zeros(cell: Cell, weights: Weights, batch: int) -> State:
 
 
 class _Watch:
-    """Notices when a layer's parameters are not what they were: replaced, written to, moved."""
+    """Notices when a layer's parameters are not what they were."""
 
     def __init__(self, modules: Iterator[nn.Module]) -> None:
-        self._entries = []
-        for module in modules:
-            for table in (module._parameters, module._buffers):
-                for name, value in table.items():
-                    if value is not None:
-                        self._entries.append((table, name, value, *self._look(value)))
-
-    @staticmethod
-    def _look(value: Tensor) -> "tuple[int, int, np.ndarray[tuple[int, ...], np.dtype[np.generic]], bytes]":
-        # `value.data` can be written to without the version telling: so some of the numbers are looked at
-        flat = np.zeros(0)
-        if value.is_cpu and value.is_contiguous() and value.dtype is not torch.bfloat16:
-            flat = value.detach().numpy().reshape(-1)
-        view = flat[:: max(1, flat.size // 61)]
-        return -1 if value.is_inference() else value._version, value.data_ptr(), view, view.tobytes()
+        tables = [table for module in modules for table in (module._parameters, module._buffers)]
+        found = [(table, name, value) for table in tables for name, value in table.items() if value is not None]
+        self._versions = [(*entry, -1 if entry[2].is_inference() else entry[2]._version) for entry in found]
+        self._numbers = [(value, value.data_ptr(), view := _some(value), view.tobytes()) for _, _, value in found]
 
     def changed(self) -> bool:
-        for table, name, value, version, address, view, sample in self._entries:
-            if (
-                table[name] is not value
-                or (version >= 0 and value._version != version)
-                or value.data_ptr() != address
-                or view.tobytes() != sample
-            ):
+        """Whether one was replaced, or changed as autograd knows it."""
+        for table, name, value, version in self._versions:
+            if table[name] is not value or (version >= 0 and value._version != version):
                 return True
         return False
+
+    def written(self) -> bool:
+        """Whether one lies elsewhere, or some of its numbers are others: `parameter.data` leaves no trace besides."""
+        return any(
+            value.data_ptr() != address or view.tobytes() != numbers for value, address, view, numbers in self._numbers
+        )
+
+
+def _some(value: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    """Return some of the numbers where they lie, none where numpy cannot look there."""
+    if not value.is_cpu or not value.is_contiguous() or value.dtype is torch.bfloat16:
+        return np.zeros(0)
+    flat = value.detach().numpy().reshape(-1)
+    return flat[:: max(1, flat.size // 61)]
 
 
 class _Looped:
@@ -343,8 +351,7 @@ class _Compiled(_Looped):
             groups.append(sizes.padded(UNITS) // lib.VL // lib.NC)
         self._function = forward.address
         # a cell may have no use for its input
-        self._x_place = forward.fields.index("x") if "x" in forward.fields else 0
-        self._keep_x = "x" not in forward.fields
+        self._x_place = forward.fields.index("x") if "x" in forward.fields else None
         self._calls = [[argument.ctypes.data for argument in arguments] for arguments in self._arguments]
         self._outputs = [turn["h"][0].numpy() for turn in self._buffers[-1]]
         most = min(nt, *groups) if work > SHARED_FROM else 1
@@ -372,7 +379,7 @@ class _Compiled(_Looped):
     def step(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, H]."""
         turn = self._turn ^ 1
-        if not self._keep_x:
+        if self._x_place is not None:
             self._arguments[turn][0][self._x_place] = x.data_ptr()
         pace, run, function = self._pace, threads.run, self._function
         if pace is None:
@@ -399,8 +406,9 @@ class _Compiled(_Looped):
 class _Pace:
     """How many threads take a step: several as long as that is faster than one, which is tried out again and again.
 
-    Steps are so short, and may come so seldom, that to wake a thread, or to share its processor with another process, can
-    cost more than it brings. The results are the same for any number.
+    Steps are so short, and may come so seldom, that to wake a thread, or to share its processor with another process,
+    can cost more than it brings; and they leave no time for a choice that takes its medians (`recur.compiler.choice`).
+    The results are the same for any number.
     """
 
     def __init__(self, most: int) -> None:

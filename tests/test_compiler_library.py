@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recur.compiler import machine
-from recur.compiler.library import OuterArgs, RowsArgs, library, library_ir
+from recur.compiler.library import OuterArgs, RowsArgs, half_ir, library, library_ir
 from recur.compiler.target import host, missing, named
 
 pytestmark = pytest.mark.skipif(machine.available() is not None, reason="no machine code here")
@@ -575,6 +575,8 @@ def inner_loops(assembly):
 def test_tiles_keep_everything_in_registers(name, dtype):
     target = level(name)
     text = machine.assembly(library_ir(dtype, target), target)
+    if dtype == torch.float32 and target.has_bf16:
+        text += machine.assembly(half_ir(target), target)
     loops = inner_loops(text)
     assert len(loops) > 20
     for tile, bodies in loops.items():

@@ -43,8 +43,10 @@ def test_an_elman_network_keeps_nothing_but_its_output(activation: str):
 
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    [("rnn", 1, 1), ("lstm", 1, 1), ("lstm-peephole", 1, 1), ("lstm-coupled", 1, 1), ("gru", 1, 1), ("slstm", 1, 1)]
-    + [("gru-before", 2, 2), ("mgu", 2, 2), ("lstmp", 2, 3), ("lstm-layernorm", 5, 5)],
+    [
+        *((name, 1, 1) for name in ("rnn", "lstm", "lstm-peephole", "lstm-coupled", "gru", "slstm")),
+        *[("gru-before", 2, 2), ("mgu", 2, 2), ("lstmp", 2, 3), ("lstm-layernorm", 5, 5)],
+    ],
 )
 def test_a_step_has_no_more_stages_than_it_needs(name: str, forward: int, backward: int):
     there, back = plans(EVERY[name]())

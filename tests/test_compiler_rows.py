@@ -20,7 +20,7 @@ LENGTHS = [4, 0, 9, 9, 1, 6, 0]
 
 
 def parts(lengths: list[int], left: bool, resets: Tensor | None, reverse: bool) -> list[tuple[int, int, int, bool]]:
-    """The parts of each batch row in the order in which they run: (row, first step, stop, whether it starts from zero)."""
+    """The parts of each batch row as they run: (row, first step, stop, whether it starts from zero)."""
     steps = T if resets is None else len(resets)
     found = []
     for row, length in enumerate(lengths):

@@ -27,6 +27,7 @@ from recur.cells.mgu import MinimalGated
 from recur.cells.minimal import MinGRU, MinLSTM
 from recur.cells.slstm import SLSTM
 from recur.cells.ugrnn import UGRNN
+from recur.cells.zoneout import Zoneout
 from recur.errors import InputError, nearest
 
 # what --cell and recur.layers.make know by name
@@ -85,6 +86,7 @@ __all__ = [
     "MinimalGated",
     "PeepholeLSTM",
     "State",
+    "Zoneout",
     "cell_named",
     "exp",
     "log",

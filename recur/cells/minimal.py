@@ -1,4 +1,8 @@
-"""minGRU and minLSTM: gates that see the input alone, so that a sequence is a linear recurrence."""
+"""minGRU and minLSTM: gates that see the input alone, so that a sequence is a linear recurrence.
+
+With `Recurrent(..., backend="parallel")` all steps are run at once, in log2 T passes: for training on devices where a
+loop over time is slow.
+"""
 
 from recur.cells.cell import Cell, Gates, State, sigmoid
 

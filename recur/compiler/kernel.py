@@ -37,7 +37,7 @@ from recur.compiler.weights import (
 __all__ = ["Gradients", "Result", "Weights", "backward", "backward_kernel", "forward", "forward_kernel"]
 
 # the inputs of some steps are projected at a time: so many rows, and so many bytes of results
-GX_ROWS, GX_BYTES = 256, 1 << 20
+GX_ROWS, GX_BYTES = 256, 1 << 21
 # scratch up to so many bytes is kept from call to call
 KEPT_BYTES = 1 << 25
 
@@ -306,7 +306,9 @@ class _Frame:
         self.choice = Choice(self.nt) if split and rows.count < 4 * self.nt else None
         mine = rows.count if split else -(-rows.count // self.nt)
         gx_row = len(used_inputs(equation)) * sizes.padded(UNITS)
-        chunk = max(1, min(GX_ROWS // mine, GX_BYTES // max(1, gx_row * lib.dtype.itemsize * mine), rows.steps))
+        shares = 1 if split else self.nt
+        step_bytes = gx_row * lib.dtype.itemsize * mine * shares
+        chunk = max(1, min(GX_ROWS // mine, GX_BYTES // max(1, step_bytes), rows.steps))
         tables = 4 + len(equation.states) + sum(len(stage.products) for stage in plan.stages)
         temporary_row = sum(sizes.padded(node.dim) for node in plan.temporaries)
         panels = max(sizes.padded(UNITS), sizes.padded(OUTPUTS)) // lib.VL
@@ -317,7 +319,7 @@ class _Frame:
         self.gx = chunk * (rows.count if split else most) * gx_row
         self.temporary = rows.count * temporary_row
         self.sums = rows.count * len(plan.sums) * sums_each
-        shares = _share_values(lib.dtype, sizes.H, sizes.P)
+        inverse = _share_values(lib.dtype, sizes.H, sizes.P)
         constant = {
             "split": split,
             "chunk": chunk,
@@ -330,8 +332,8 @@ class _Frame:
             "R": rows.count,
             "cum": rows.cum_address,
             "product": lib.product_bf16 if sizes.half else lib.product,
-            "share_H": shares.data_ptr(),
-            "share_P": shares.data_ptr() + lib.dtype.itemsize,
+            "share_H": inverse.data_ptr(),
+            "share_P": inverse.data_ptr() + lib.dtype.itemsize,
             **sizes.words(),
         }
         self.template = np.array([constant.get(name, 0) for name in kernel.fields], np.int64)

@@ -65,13 +65,21 @@ class Library:
     """Pool function: sums of outer products of rows, `recur.compiler.outer.OuterArgs`."""
     tiling: Tiling
     """How products are cut up."""
-    product_bf16: int = 0
-    """`product` with weights of bfloat16 from `pack_bf16`: rows are rounded to bfloat16, sums are float32.
+    target: Target
+    """The processor."""
 
-    0 for float64, and where the processor has no AVX512_BF16. Denormal numbers are zero.
-    """
-    pack_bf16: int = 0
-    """`pack` of float32 to bfloat16, see `recur.compiler.packing.add_pack_bf16`; 0 where `product_bf16` is."""
+    @property
+    def product_bf16(self) -> int:
+        """`product` with weights of bfloat16 from `pack_bf16`: rows are rounded to bfloat16, sums are float32.
+
+        0 for float64, and where the processor has no AVX512_BF16. Denormal numbers are zero.
+        """
+        return _half(self.target)["product_bf16"] if _has_half(self.dtype, self.target) else 0
+
+    @property
+    def pack_bf16(self) -> int:
+        """`pack` of float32 to bfloat16, see `recur.compiler.packing.add_pack_bf16`; 0 where `product_bf16` is."""
+        return _half(self.target)["pack_bf16"] if _has_half(self.dtype, self.target) else 0
 
     def vectors(self, units: int, columns: int = 1) -> int:
         """Return how many vectors the packed weights of `columns` matrices [units, K] have."""
@@ -157,9 +165,15 @@ def library_ir(dtype: torch.dtype, target: Target) -> str:
     add_pack(module, cut)
     add_gemm_rows(module, cut, target)
     add_gemm_tn(module, cut, target)
-    if _has_half(dtype, target):
-        add_pack_bf16(module, cut)
-        add_products_bf16(module, cut)
+    return module.text
+
+
+def half_ir(target: Target) -> str:
+    """Return the module of what works on bfloat16 weights."""
+    module = Module()
+    cut = tiling(torch.float32, target)
+    add_pack_bf16(module, cut)
+    add_products_bf16(module, cut)
     return module.text
 
 
@@ -170,7 +184,13 @@ def _has_half(dtype: torch.dtype, target: Target) -> bool:
 @lru_cache
 def _library(dtype: torch.dtype, target: Target) -> Library:
     with machine.quick():
-        names = _FUNCTIONS + _HALF * _has_half(dtype, target)
-        addresses = machine.load(library_ir(dtype, target), names, target)
+        addresses = machine.load(library_ir(dtype, target), _FUNCTIONS, target)
     cut = tiling(dtype, target)
-    return Library(dtype=dtype, VL=cut.kind.lanes, NC=cut.columns, MR=cut.rows, tiling=cut, **addresses)
+    return Library(dtype=dtype, VL=cut.kind.lanes, NC=cut.columns, MR=cut.rows, tiling=cut, target=target, **addresses)
+
+
+@lru_cache
+def _half(target: Target) -> dict[str, int]:
+    # a module of its own: few ask for it, and it would double the time of the first call
+    with machine.quick():
+        return machine.load(half_ir(target), _HALF, target)

@@ -66,25 +66,30 @@ def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
     return _scan(*call, False, states, gates)
 
 
-def _heard(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether something besides autograd is to see the operator: a mode, a transform, tracing, a profiler, a subclass."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
+def watched() -> bool:
+    """Whether a mode, a transform of torch.func or torch.jit.trace is to see every operator."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
-    ):
+    )
+
+
+def _heard(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether something besides autograd is to see this one: those, a profiler, or a tensor that is not a plain one."""
+    if watched() or torch.autograd._profiler_enabled():
         return True
     for t in tensors:
         if t is not None and (
-            type(t) not in _OWN or not t.is_cpu or t.layout is not torch.strided or t.is_neg() or t._is_zerotensor()
+            type(t) not in OWN or not t.is_cpu or t.layout is not torch.strided or t.is_neg() or t._is_zerotensor()
         ):
             return True
     return False
 
 
-_OWN = (Tensor, torch.nn.Parameter)
+# other classes may have a say in what an operator does
+OWN = (Tensor, torch.nn.Parameter)
 
 
 def _differentiated(call: Call) -> bool:

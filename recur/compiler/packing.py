@@ -15,9 +15,7 @@ def add_pack(module: Module, tiling: Tiling) -> None:
     kind, nc = tiling.kind, tiling.columns
     vl = kind.lanes
     _add_lines(module, tiling)
-    _add_copy(module, kind)
-    _add_turn(module, kind)
-    _add_each(module, kind)
+    _add_movers(module, kind)
     f = module.function(
         "pack",
         "ptr %dst, ptr %sources, i64 %columns, i64 %outer, i64 %inner, i64 %units, i64 %unit_stride, i64 %k_stride,"
@@ -65,10 +63,11 @@ def add_pack_bf16(module: Module, tiling: Tiling) -> None:
     """Add `pack_bf16`: `pack` of float32 to pairs of bfloat16, rounded to nearest even, and `round` for rows.
 
     A vector has two k of each of its units, so that each of the `outer` parts takes (inner + 1) / 2 steps; behind an
-    odd `inner` is a zero. The module has `pack`.
+    odd `inner` is a zero. For a module of its own, without `pack`.
     """
     kind, nc = tiling.kind, tiling.columns
     vl = kind.lanes
+    _add_movers(module, kind)
     _add_round(module, kind)
     f = module.function(
         "pack_bf16",
@@ -190,6 +189,12 @@ def _pack_vectors(f: Function, kind: Real, to: str, stride: str, src: str, inner
         f"call void @pack_each(ptr {to}, i64 {stride}, ptr {src}, i64 %unit_stride, i64 %k_stride, i64 {each},"
         f" i64 {inner}, i64 {valid})"
     )
+
+
+def _add_movers(module: Module, kind: Real) -> None:
+    _add_copy(module, kind)
+    _add_turn(module, kind)
+    _add_each(module, kind)
 
 
 def _add_round(module: Module, kind: Real) -> None:

@@ -4,9 +4,11 @@ from typing import Any
 
 from recur.cells.cell import Cell
 from recur.layers.convert import convert, from_keras, to_keras
+from recur.layers.info import BackendInfo, backend_info
 from recur.layers.recurrent import Output, Recurrent
 from recur.layers.replace import replace
 from recur.layers.sequential import AllOutputs, LastOutput, OutputMap
+from recur.layers.stack import Trace
 from recur.layers.step import GRUCell, LSTMCell, RNNCell
 from recur.layers.torch_nn import GRU, LSTM, RNN
 
@@ -38,6 +40,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "AllOutputs",
+    "BackendInfo",
     "GRUCell",
     "LSTMCell",
     "LastOutput",
@@ -45,6 +48,8 @@ __all__ = [
     "OutputMap",
     "RNNCell",
     "Recurrent",
+    "Trace",
+    "backend_info",
     "convert",
     "from_keras",
     "make",

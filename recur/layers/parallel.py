@@ -1,9 +1,9 @@
-"""Linear recurrences without a loop over time: `Recurrent(..., backend="parallel")`, for devices where the loop is slow.
+"""Linear recurrences without a loop over time, `Recurrent(..., backend="parallel")`, for devices where a loop is slow.
 
-A cell whose new state is a_t ⊙ h_{t-1} + b_t, with a_t and b_t made of the input alone, is run for all steps at once: two
-steps in a row are one of the same form, and so the state after 2^k steps follows from those after 2^(k-1). minGRU and
-minLSTM are such cells (Feng et al. 2024, arXiv:2410.01201, section 3). Theirs is a scan of logarithms (Heinsen 2023,
-arXiv:2311.06281), which needs b_t > 0; this one takes any sign, and 0.
+A cell whose new state is a_t ⊙ h_{t-1} + b_t, with a_t and b_t made of the input alone, is run for all steps at once:
+two steps in a row are one of the same form, and so the state after 2^k steps follows from those after 2^(k-1). minGRU
+and minLSTM are such cells (Feng et al. 2024, arXiv:2410.01201, section 3). The paper scans logarithms (Heinsen 2023,
+arXiv:2311.06281), which needs b_t > 0; this takes any sign, and 0.
 """
 
 from functools import lru_cache
@@ -37,7 +37,7 @@ def parallel(
 ) -> Scanned:
     """Run a cell that is linear in its state; arguments, shapes and numbers as `recur.scan.scan`, to rounding.
 
-    It does log2 T passes over [T, B, H] where a loop does one, and keeps two such tensors for the backward, whose cost is
+    It does log2 T passes over [T, B, H] where a loop does one, and keeps two such tensors for the backward, which costs
     the same. On a CPU the compiled kernel is faster.
 
     Raises:
@@ -133,8 +133,8 @@ def _slope(text: str, name: str) -> Node:
     matrices = {"product", "project"} & {node.op for node in equation.nodes}
     if equation.states != ("h",) or matrices or {"state", "sum"} & {node.op for node in reachable([slope])}:
         raise InputError(
-            f"`backend` 'parallel' runs cells of one state with h_t = a_t * h_(t-1) + b_t, where a_t and b_t are made of the "
-            f"input alone, such as mingru and minlstm; {name} is not one: use 'auto'"
+            "`backend` 'parallel' runs cells of one state with h_t = a_t * h_(t-1) + b_t, where a_t and b_t are made "
+            f"of the input alone, such as mingru and minlstm; {name} is not one: use 'auto'"
         )
     return slope
 

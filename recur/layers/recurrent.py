@@ -47,9 +47,9 @@ class Recurrent(nn.Module):
         bidirectional: whether a second set of weights reads each row backwards from its own end.
         proj_size: P, the size of a projected cell's output.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
-        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`; or "parallel" for a cell that is linear in its
-            state, as mingru and minlstm are: log2 T passes over all steps instead of a loop, see
-            `recur.layers.parallel.parallel`.
+        backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`; or "parallel" for a cell that is linear
+            in its state, as mingru and minlstm are: log2 T passes over all steps instead of a loop, see
+            `recur.layers.parallel`.
         device, dtype: of the parameters.
 
     Parameters are named and laid out as in torch.nn: `weight_ih_l0` [G*H, D], `weight_hh_l0` [G*H, H], `bias_ih_l0`,
@@ -175,8 +175,8 @@ class Recurrent(nn.Module):
             state: the initial state, each tensor [layers * directions, B, H] (h [.., P] if projected); zeros if None.
             lengths: valid steps of each row, [B], in 0..T, in any order; padded steps change nothing and give zeros.
             padding: where the padding stands, after each row's valid steps ("right") or before them ("left").
-            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros. The
-                backward direction, too, keeps the steps from one such place to the next to themselves.
+            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros.
+                The backward direction, too, keeps the steps from one such place to the next to themselves.
 
         Returns:
             the last layer's outputs, laid out as the input, and the state after each row's own last step.

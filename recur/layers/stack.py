@@ -11,7 +11,7 @@ from recur.cells.cell import Cell, State
 from recur.cells.zoneout import masks_for
 from recur.errors import InputError, nearest
 from recur.layers.parallel import parallel
-from recur.scan import Weights, scan
+from recur.scan import Weights, readable, scan
 
 PADDINGS = ["right", "left"]
 
@@ -55,7 +55,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
         raise InputError(f"`lengths` must be whole numbers, got {given.dtype}")
     if given.shape != (batch,):
         raise InputError(f"`lengths` must have shape [B] = [{batch}], got {list(given.shape)}")
-    wrong = () if torch.compiler.is_compiling() else ((given < 0) | (given > steps)).nonzero()
+    wrong = ((given < 0) | (given > steps)).nonzero() if readable(given) else ()
     if len(wrong):
         row = int(wrong[0])
         raise InputError(f"`lengths` must be in 0..T = 0..{steps}, got {int(given[row])} in row {row}")
@@ -95,7 +95,7 @@ def check_finite(input: Tensor, lengths: Tensor | None, left: bool = False) -> N
     Raises:
         InputError: names the row, step and feature of the first NaN.
     """
-    if torch.compiler.is_compiling():
+    if not readable(input):
         return
     bad = input.isnan()
     if not bad.any():
@@ -166,7 +166,9 @@ def run_stack(
                 result = parallel(cell, input, weights, before, lengths, resets=resets, masks=masks, **order)
             else:
                 options = {"states": trace, "gates": trace, **order}
-                result = scan(cell, input, weights, before, lengths, resets=resets, masks=masks, backend=backend, **options)
+                result = scan(
+                    cell, input, weights, before, lengths, resets=resets, masks=masks, backend=backend, **options
+                )
             outputs.append(result.output)
             finals.append(result.state)
             if result.states is not None and result.gates is not None:

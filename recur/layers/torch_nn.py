@@ -1,9 +1,9 @@
 """RNN, LSTM and GRU that stand in for torch.nn's: change the import, keep everything else.
 
 They are torch.nn's classes - constructor, parameters, state_dict, errors and isinstance are torch's own - and differ in
-the call: `lengths=` gives each row its own length, without sorting or packing, `padding=` says on which side the rest is,
-`resets=` where rows begin anew; a PackedSequence runs on the dense kernel where that is the faster one. `trace` returns
-states and gates of every step, `stream` takes one step at a time.
+the call: `lengths=` gives each row its own length, without sorting or packing, `padding=` says on which side the rest
+is, `resets=` where rows begin anew; a PackedSequence runs on the dense kernel where that is the faster one. `trace`
+returns states and gates of every step, `stream` takes one step at a time.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,15 @@ from recur.errors import InputError
 from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
 from recur.scan import Weights, check_backend, compiles
 from recur.stream import Stream
+
+# by torch's name of the mode; made once, so that torch.compile meets the same objects again
+_EQUATIONS: dict[str, Cell] = {
+    "LSTM": LSTMEquation(),
+    "LSTMP": LSTMP(),
+    "GRU": GRUEquation(),
+    "RNN_TANH": Elman("tanh"),
+    "RNN_RELU": Elman("relu"),
+}
 
 
 class _Lengths(nn.RNNBase):
@@ -43,13 +52,7 @@ class _Lengths(nn.RNNBase):
     @property
     def cell(self) -> Cell:
         """The equation that this layer runs."""
-        match self.mode:
-            case "LSTM":
-                return LSTMP() if self.proj_size else LSTMEquation()
-            case "GRU":
-                return GRUEquation()
-            case _:
-                return Elman(str(self.nonlinearity))
+        return _EQUATIONS["LSTMP" if self.mode == "LSTM" and self.proj_size else self.mode]
 
     def weights(self) -> list[list[Weights]]:
         """Return the weights of each layer and direction."""
@@ -79,8 +82,8 @@ class _Lengths(nn.RNNBase):
             hx: the initial state, zeros if None; h [layers * directions, B, H], for LSTM a tuple (h, c).
             lengths: valid steps of each row, [B], in 0..T, in any order; padded steps change nothing and give zeros.
             padding: where the padding stands, after each row's valid steps ("right") or before them ("left").
-            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros. The
-                backward direction, too, keeps the steps from one such place to the next to themselves.
+            resets: bool, [T, B] or [B, T] as the input: steps before which a row begins anew, from a state of zeros.
+                The backward direction, too, keeps the steps from one such place to the next to themselves.
 
         Returns:
             as torch.nn: the outputs of the last layer and the final state. With `lengths` the final state is that
@@ -131,7 +134,8 @@ class _Lengths(nn.RNNBase):
         """
         if not isinstance(input, Tensor) or input.dim() != 3:
             found = f"shape {list(input.shape)}" if isinstance(input, Tensor) else type(input).__name__
-            raise InputError(f"`input` must be a batch of rows, {'[B, T, D]' if self.batch_first else '[T, B, D]'}, got {found}")
+            layout = "[B, T, D]" if self.batch_first else "[T, B, D]"
+            raise InputError(f"`input` must be a batch of rows {layout}, got {found}")
         result = self._stack(input, hx, lengths, padded_left(padding), resets, trace=True)
         return result.transposed() if self.batch_first else result
 

@@ -1,5 +1,6 @@
 """The recurrent classifier: words to vectors, recurrent layers, one vector per text, one score per class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from recur.layers import make
 from recur.layers.embedding import KINDS, TokenEmbedding
 from recur.layers.evidence import Evidence
 from recur.layers.pooling import POOLINGS, pool, pooled_size
+from recur.stream import as_rows
 
 # brings log-odds to about the size of the word vectors
 EVIDENCE_SCALE = 0.3
@@ -159,16 +161,100 @@ class Classifier(nn.Module):
         if tokens.shape[1] == 0:
             # only empty texts: the recurrent layers want a step
             tokens = F.pad(tokens, (0, 1))
-        inputs = self.embedding(tokens)
-        if self.evidence is not None:
-            shown = self.evidence(tokens, own)
-            if self.training and self.config.word_dropout:
-                shown = shown * (torch.rand(*tokens.shape, 1, device=tokens.device) >= self.config.word_dropout)
-            inputs = torch.cat([inputs, (EVIDENCE_SCALE * shown).to(inputs.dtype)], dim=-1)
-        output, _ = self.recurrent(inputs, lengths=lengths)
+        output, _ = self.recurrent(self.inputs(tokens, own), lengths=lengths)
         return pool(output, lengths, self.config.pooling, self.config.directions)
+
+    def inputs(self, tokens: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return what the recurrent layers read, `[B, T, D]`: words' vectors, those of n-grams, and evidence."""
+        inputs: Tensor = self.embedding(tokens)
+        if self.evidence is None:
+            return inputs
+        shown = self.evidence(tokens, own)
+        if self.training and self.config.word_dropout:
+            shown = shown * (torch.rand(*tokens.shape, 1, device=tokens.device) >= self.config.word_dropout)
+        return torch.cat([inputs, (EVIDENCE_SCALE * shown).to(inputs.dtype)], dim=-1)
+
+    def stream(self, batch: int = 1) -> "ClassifierStream":
+        """Return a stream that reads `batch` texts word by word and scores each after every word.
+
+        Raises:
+            InputError: the model is bidirectional, or not in evaluation.
+        """
+        return ClassifierStream(self, batch)
 
     @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+class ClassifierStream:
+    """Texts that are read word by word, each scored after every word; `Classifier.stream` makes one.
+
+    The scores are those of the text so far. One thread at a time may call it.
+
+    Args:
+        model: the classifier, of one direction and in evaluation.
+        batch: B, how many texts are read side by side.
+
+    Raises:
+        InputError: the model is bidirectional, or not in evaluation.
+
+    >>> stream = Classifier(ClassifierConfig(vocabulary_size=30, classes=2, cell="gru")).eval().stream()
+    >>> [stream.step(torch.tensor([word])).shape for word in (5, 9)]
+    [torch.Size([1, 2]), torch.Size([1, 2])]
+    """
+
+    def __init__(self, model: Classifier, batch: int = 1) -> None:
+        config = model.config
+        if config.bidirectional:
+            raise InputError(
+                "`model` must read in one direction to be streamed, got a bidirectional one, which needs the whole "
+                "text; train one with bidirectional=False"
+            )
+        self.batch, self._model = batch, model
+        self._layers = model.recurrent.stream(batch)
+        self._longest = max(config.ngrams, config.evidence, 1)
+        device = model.scores.weight.device
+        self._words = torch.zeros(batch, self._longest, dtype=torch.int64, device=device)
+        self._count = torch.zeros(batch, dtype=torch.int64, device=device)
+        width = model.scores.weight.new_zeros(batch, config.hidden_size)
+        self._sum, self._most = width, torch.full_like(width, -torch.inf)
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        if self._model.training:
+            raise InputError(
+                "`model` must be in evaluation to be streamed, got it in training; call model.eval() first"
+            )
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one word of every text: ids, int64 `[B]`, 0 for a word that is none -> logits `[B, C]`.
+
+        Raises:
+            InputError: `tokens` has another shape, an id is unknown, or the model is no longer in evaluation.
+        """
+        self._check_mode()
+        if tokens.shape != (self.batch,):
+            raise InputError(f"`tokens` must be [B] = [{self.batch}], got {list(tokens.shape)}")
+        with torch.no_grad():
+            words = torch.cat([self._words[:, 1:], tokens[:, None].to(self._words)], dim=1)
+            h = self._layers.step(self._model.inputs(words)[:, -1])
+            self._words, self._count = words, self._count + 1
+            parts = {"last": h}
+            if self._model.config.pooling in ("mean", "concat"):
+                self._sum = self._sum + h
+                parts["mean"] = self._sum / self._count[:, None]
+            if self._model.config.pooling in ("max", "concat"):
+                parts["max"] = self._most = torch.maximum(self._most, h)
+            how = self._model.config.pooling
+            pooled = torch.cat(list(parts.values()), dim=-1) if how == "concat" else parts[how]
+            scores: Tensor = self._model.scores(pooled)
+            return scores
+
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Begin new texts in some rows, see `recur.Stream.reset`, or in all."""
+        index = as_rows(rows, self.batch).to(self._words.device)
+        self._layers.reset(index)
+        self._words, self._count = self._words.index_fill(0, index, 0), self._count.index_fill(0, index, 0)
+        self._sum, self._most = self._sum.index_fill(0, index, 0), self._most.index_fill(0, index, -torch.inf)
