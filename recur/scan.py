@@ -125,8 +125,7 @@ def scan(
         kernel = cell.torch_kernel
         assert kernel is not None
         return Scanned(*_torch(kernel, input, weights, state, lengths, reverse))
-    run = _reference if known else _unrolled
-    return run(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+    return _reference(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
 
 
 def readable(value: Tensor) -> bool:
@@ -322,31 +321,31 @@ def _reference(
     states: bool,
     gates: bool,
 ) -> Scanned:
-    shown = None
-    if gates:
-        options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": False, "gates": True}
-        with torch.no_grad():
-            shown = _unrolled(cell, input, weights, state, lengths, **options).gates  # type: ignore[arg-type]
     steps, batch = input.shape[:2]
     U, p, P = bind(cell, weights)
-    if lengths is not None:
-        input = input.masked_fill(~valid_steps(steps, batch, lengths, left, input.device), 0)  # NaN too
+    valid = valid_steps(steps, batch, lengths, left, input.device)
     spans = [(0, steps)] * batch
+    known = lengths is None or readable(lengths)
     if lengths is not None:
-        spans = [(steps - length, steps) if left else (0, length) for length in lengths.tolist()]
+        input = input.masked_fill(~valid, 0)  # NaN too
+        if known:
+            spans = [(steps - length, steps) if left else (0, length) for length in lengths.tolist()]
     parts = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
     # unbound once: an index at each step would make the backward quadratic in T
     x = [part.unbind() for part in parts]
     m = [] if masks is None else [mask.unbind() for mask in masks]
     history: dict[str, list[Tensor]] = {name: [value] * steps for name, value in state.items()}
+    first = state
     for t in reversed(range(steps)) if reverse else range(steps):
         rows = [row for row, (start, stop) in enumerate(spans) if start <= t < stop]
         if resets is not None:
-            state = _begin_anew(state, resets, t, spans, reverse)
+            state = _begin_anew(state, resets, t, valid, reverse)
         if len(rows) == batch:
-            state = _advance(cell, [gate[t] for gate in x], U, state, p, P, [mask[t] for mask in m])
-            for name, value in state.items():
-                history[name][t] = value
+            new = _advance(cell, [gate[t] for gate in x], U, state, p, P, [mask[t] for mask in m])
+            for name, value in new.items():
+                history[name][t] = value if known else value.masked_fill(~valid[t], 0)
+            held = dict(state.items())
+            state = new if known else State(**{k: torch.where(valid[t], v, held[k]) for k, v in new.items()})
             continue
         # the rows that are not running take no part, so that nothing flows back from them
         index = torch.tensor(rows, dtype=torch.int64, device=input.device)
@@ -366,37 +365,21 @@ def _reference(
                 history[name][t] = history[name][t].index_copy(0, index, value)
             state = State(**{name: value.index_copy(0, index, getattr(new, name)) for name, value in state.items()})
     every = {name: torch.stack(values) for name, values in history.items()}
+    shown = None
+    if gates:
+        run = (equation_text(cell), input, list(weights), list(first), lengths, resets, masks, reverse, left)
+        with torch.no_grad():
+            shown = Unrolled(*run).gates
     return Scanned(every["h"], state, State(**every) if states else None, shown)
 
 
-def _unrolled(
-    cell: Cell,
-    input: Tensor,
-    weights: Weights,
-    state: State,
-    lengths: Tensor | None,
-    *,
-    reverse: bool,
-    left: bool,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    states: bool,
-    gates: bool,
-) -> Scanned:
-    """The reference with lengths whose numbers are not known, or with gates, for cells that can be traced."""
-    run = Unrolled(equation_text(cell), input, list(weights), list(state), lengths, resets, masks, reverse, left)
-    after = State(**dict(zip(cell.state_names, run.final, strict=True)))
-    return Scanned(run.outputs, after, State(**run.states) if states else None, run.gates if gates else None)
-
-
-def _begin_anew(state: State, resets: Tensor, t: int, spans: Sequence[tuple[int, int]], reverse: bool) -> State:
+def _begin_anew(state: State, resets: Tensor, t: int, valid: Tensor, reverse: bool) -> State:
     """Return the state with zeros in the rows that begin anew at step t, in the order in which steps run."""
     mark = t + 1 if reverse else t
     if mark >= len(resets):
         return state
     # both steps must be the row's: nothing is cut off before the first or after the last
-    inside = resets.new_tensor([start <= mark < stop and start <= t < stop for start, stop in spans])
-    fresh = (resets[mark] & inside)[:, None]
+    fresh = resets[mark, :, None] & valid[mark] & valid[t]
     return state.map(lambda value: value.masked_fill(fresh, 0))
 
 
@@ -404,11 +387,11 @@ def _advance(
     cell: Cell, gates: list[Tensor], U: Products, state: State, p: Units, P: Projection | None, masks: list[Tensor]
 ) -> State:
     """Take one step, and see that the cell returns states of the right size and leaves those before alone."""
-    versions = [value._version for value in state if not value.is_inference()]
+    versions = _versions(state)
     x: Gates = Named("gate", dict(zip(cell.gate_names, gates, strict=True)))
     m: Units = Named("mask", dict(zip(cell.mask_names, masks, strict=True)))
     new = cell.advance(x, U, state, p, P, m)
-    if versions != [value._version for value in state if not value.is_inference()]:
+    if versions != _versions(state):
         raise InputError(f"cell {type(cell).__name__}: `step` must not change the state in place; return new values")
     for (name, value), before in zip(new.items(), state, strict=True):
         if value.shape != before.shape:
@@ -417,6 +400,12 @@ def _advance(
                 f"got {list(value.shape)}"
             )
     return new
+
+
+def _versions(state: State) -> list[int]:
+    if torch.compiler.is_compiling():
+        return []
+    return [value._version for value in state if not value.is_inference()]
 
 
 def _torch(

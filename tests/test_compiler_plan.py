@@ -6,7 +6,8 @@ from equations import Odd, assert_close, by_interpreter, by_reference, problem
 
 from recur.cells import CELLS, GRU, LSTM, LSTMP, Elman
 from recur.cells.cell import Cell, State, mean, sigmoid, tanh
-from recur.compiler.plan import folded, gate_values, plan_backward, plan_forward
+from recur.compiler.graph import folded, gate_values
+from recur.compiler.plan import plan_backward, plan_forward
 from recur.compiler.trace import trace
 
 EVERY = {**CELLS, "lstmp": LSTMP, "odd": Odd}

@@ -20,7 +20,7 @@ from recur.app.show import show as command
 from recur.cells import CELLS, GRU, LSTM, LSTMP, UGRNN, Elman, PeepholeLSTM
 from recur.compiler import machine, show
 from recur.compiler.costs import Formula, costs
-from recur.compiler.plan import folded
+from recur.compiler.graph import folded
 from recur.compiler.target import host, named
 from recur.compiler.trace import trace
 from recur.errors import InputError

@@ -85,6 +85,8 @@ class Named(Generic[T]):
         self._kind, self._values = kind, values
 
     def __getattr__(self, name: str) -> T:
+        if name.startswith("__") or name in Named.__slots__:  # copy, pickle and torch.compile look before they are filled
+            raise AttributeError(name)
         try:
             return self._values[name]
         except KeyError:

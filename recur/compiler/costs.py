@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from recur.compiler.graph import OUTPUTS, ROW, UNITS, Equation, Node
-from recur.compiler.plan import COSTLY, Plan, folded, plan_backward, plan_forward
+from recur.compiler.graph import OUTPUTS, ROW, UNITS, Equation, Node, folded
+from recur.compiler.plan import COSTLY, Plan, plan_backward, plan_forward
 
 
 @dataclass(frozen=True)

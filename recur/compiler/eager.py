@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recur.compiler.graph import Equation, Node
+from recur.compiler.graph import Equation, Node, gate_values
 from recur.compiler.interpret import evaluate
-from recur.compiler.plan import gate_values
 
 
 def step(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from recur.compiler.controls import flush_off, flush_on
 from recur.compiler.emit import ROWS, Kernel, Source
-from recur.compiler.graph import UNITS, Node
-from recur.compiler.plan import Plan, Stage, folded, used_inputs
+from recur.compiler.graph import UNITS, Node, folded, used_inputs
+from recur.compiler.plan import Plan, Stage
 from recur.compiler.target import Target
 from recur.compiler.tiles import Tiling
 

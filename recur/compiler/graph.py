@@ -242,3 +242,47 @@ def reachable(targets: Iterable[Node]) -> list[Node]:
             stack.append((node, True))
             stack += [(arg, False) for arg in reversed(node.args)]
     return list(seen)
+
+
+def gate_values(equation: Equation) -> dict[str, Node]:
+    """Return for each gate its value: the activation of its pre-activation, or that where it has no single one."""
+    nodes = equation.nodes
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for arg in node.args:
+            users.setdefault(arg, []).append(node)
+    values = {}
+    for node in nodes:
+        if node.op != "x":
+            continue
+        value = node
+        while len(users.get(value, ())) == 1 and users[value][0].op in ("add", "sub"):
+            value = users[value][0]
+        following = users.get(value, ())
+        if len(following) == 1 and following[0].op in ("sigmoid", "tanh", "relu", "exp"):
+            value = following[0]
+        values[node.name] = value
+    return {gate: values[gate] for gate in equation.gates if gate in values}
+
+
+def folded(equation: Equation) -> set[Node]:
+    """Return the products whose bias can be added to that of x: `x.g + U.g(v)`, both used only there."""
+    users: dict[Node, list[Node]] = {}
+    for node in equation.nodes:
+        for arg in node.args:
+            users.setdefault(arg, []).append(node)
+    result = set()
+    for node in equation.nodes:
+        if node.op == "add":
+            for u, x in (node.args, node.args[::-1]):
+                same = u.op == "product" and x.op == "x" and u.name == x.name
+                if same and len(users[u]) == len(users[x]) == 1:
+                    result.add(u)
+    return result
+
+
+@lru_cache(maxsize=256)
+def used_inputs(equation: Equation) -> tuple[str, ...]:
+    """Return the gates whose x the equation uses."""
+    used = {node.name for node in equation.nodes if node.op == "x"}
+    return tuple(gate for gate in equation.gates if gate in used)

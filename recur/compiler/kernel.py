@@ -19,9 +19,9 @@ from recur.compiler.choice import Choice
 from recur.compiler.emit import Source
 from recur.compiler.emit_backward import emit_backward
 from recur.compiler.emit_forward import emit_forward
-from recur.compiler.graph import OUTPUTS, UNITS
+from recur.compiler.graph import OUTPUTS, UNITS, used_inputs
 from recur.compiler.library import Library, library
-from recur.compiler.plan import Plan, plan_backward, plan_forward, used_inputs
+from recur.compiler.plan import Plan, plan_backward, plan_forward
 from recur.compiler.rows import Rows
 from recur.compiler.target import host
 from recur.compiler.weights import (
@@ -411,9 +411,7 @@ def _hidden(weights: Weights) -> tuple[int, int]:
     return weights.ih.shape[0], 0 if weights.hr is None else weights.hr.shape[0]
 
 
-def _sizes(
-    kernel: Kernel, width: int, rows_ih: int, outputs: int, dtype: torch.dtype, half: bool = False
-) -> Sizes:
+def _sizes(kernel: Kernel, width: int, rows_ih: int, outputs: int, dtype: torch.dtype, half: bool = False) -> Sizes:
     hidden = rows_ih // len(kernel.plan.equation.gates)
     return Sizes(width, hidden, outputs or hidden, library(dtype).VL, half)
 

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from recur.cells.cell import Cell
-from recur.compiler.graph import CONSTANT, ROW, UNITS, Equation, Node
-from recur.compiler.plan import folded
+from recur.compiler.graph import CONSTANT, ROW, UNITS, Equation, Node, folded
 from recur.compiler.trace import trace
 from recur.compiler.wording import activated, averaged, called, normalized, short
 

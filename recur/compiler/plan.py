@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 
 from recur.compiler.derive import Backward, Column, backward
 from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, reachable
+from recur.compiler.layout import Gradients, lay_out
 
 LEAVES = ("const", "share", "x", "state", "unit", "mask", "product", "project", "seed", "back")
 # what is worth keeping for the backward rather than computing again
@@ -78,7 +79,7 @@ class Plan:
     rows: list[Node]
     temporaries: list[Node]
     sums: list[Node]
-    gradients: "Gradients | None" = None
+    gradients: Gradients | None = None
     carries: tuple[str, ...] = ()
     all_states: bool = False
 
@@ -101,19 +102,6 @@ class Plan:
         """The states that matrices are multiplied with."""
         assert self.gradients is not None
         return {argument.name for argument, _, _ in self.gradients.runs if argument.op == "state"}
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """How gradients of pre-activations lie side by side, so that every matrix product reads one run of slots.
-
-    `slots` lists them; `inputs` is the run (first, gates) of those of x; `runs` gives for each value that is multiplied
-    the first slot and the columns.
-    """
-
-    slots: tuple[Node, ...]
-    inputs: tuple[int, tuple[str, ...]]
-    runs: tuple[tuple[Node, int, tuple[Column, ...]], ...]
 
 
 class _Planner:
@@ -293,27 +281,6 @@ def _reuse(planner: _Planner, stored: Mapping[Node, tuple[str, str | int]]) -> N
     planner.temporaries[:] = keep
 
 
-def gate_values(equation: Equation) -> dict[str, Node]:
-    """Return for each gate its value: the activation of its pre-activation, or that where it has no single one."""
-    nodes = equation.nodes
-    users: dict[Node, list[Node]] = {}
-    for node in nodes:
-        for arg in node.args:
-            users.setdefault(arg, []).append(node)
-    values = {}
-    for node in nodes:
-        if node.op != "x":
-            continue
-        value = node
-        while len(users.get(value, ())) == 1 and users[value][0].op in ("add", "sub"):
-            value = users[value][0]
-        following = users.get(value, ())
-        if len(following) == 1 and following[0].op in ("sigmoid", "tanh", "relu", "exp"):
-            value = following[0]
-        values[node.name] = value
-    return {gate: values[gate] for gate in equation.gates if gate in values}
-
-
 @lru_cache(maxsize=256)
 def _derived(text: str) -> Backward:
     return backward(Equation.parse(text))
@@ -364,7 +331,7 @@ def plan_backward(text: str, all_states: bool = False) -> Plan:
     forward = plan_forward(text, True)
     equation, derived = forward.equation, _derived(text)
     own = set(equation.nodes)
-    gradients = _gradients(derived)
+    gradients = lay_out(derived)
     runs = {argument: (first, columns) for argument, first, columns in gradients.runs}
     targets = [*gradients.slots, *derived.before.values(), *derived.units.values()]
     nodes = [node for node in reachable(targets) if node not in own]
@@ -446,66 +413,3 @@ def _slot_dim(gradients: Gradients, index: int) -> str:
         if first <= index < first + len(columns):
             return columns[0].product.dim
     return UNITS
-
-
-def _gradients(derived: Backward) -> Gradients:
-    """Lay the gradients out: two values' columns can share slots with x, at the two ends of its run."""
-    groups: dict[Node, list[Column]] = {}
-    for column in derived.columns:
-        groups.setdefault(column.argument, []).append(column)
-    inputs = dict(derived.inputs)
-
-    def shared(columns: list[Column]) -> list[Column]:
-        gates = {column.gate: column for column in columns if inputs.get(column.gate) is column.gradient}
-        return list(gates.values())
-
-    def rest(columns: list[Column]) -> list[Column]:
-        same = shared(columns)
-        return [column for column in columns if column not in same]
-
-    ranked = sorted(groups, key=lambda argument: -len(shared(groups[argument])))
-    left = groups[ranked[0]] if ranked else []
-    taken = {column.gate for column in shared(left)}
-    right = next(
-        (groups[a] for a in ranked[1:] if shared(groups[a]) and not taken & {c.gate for c in shared(groups[a])}), []
-    )
-    ends = taken | {column.gate for column in shared(right)}
-    alone = [gate for gate in inputs if gate not in ends]
-    slots: list[Node] = [column.gradient for column in rest(left)]
-    first = len(slots)
-    order = [*(c.gate for c in shared(left)), *alone, *(c.gate for c in shared(right))]
-    slots += [inputs[gate] for gate in order]
-    runs = []
-    if left:
-        runs.append((left[0].argument, 0, (*rest(left), *shared(left))))
-    if right:
-        runs.append((right[0].argument, len(slots) - len(shared(right)), (*shared(right), *rest(right))))
-        slots += [column.gradient for column in rest(right)]
-    for argument, columns in groups.items():
-        if columns is not left and columns is not right:
-            runs.append((argument, len(slots), tuple(columns)))
-            slots += [column.gradient for column in columns]
-    return Gradients(tuple(slots), (first, tuple(order)), tuple(runs))
-
-
-def folded(equation: Equation) -> set[Node]:
-    """Return the products whose bias can be added to that of x: `x.g + U.g(v)`, both used only there."""
-    users: dict[Node, list[Node]] = {}
-    for node in equation.nodes:
-        for arg in node.args:
-            users.setdefault(arg, []).append(node)
-    result = set()
-    for node in equation.nodes:
-        if node.op == "add":
-            for u, x in (node.args, node.args[::-1]):
-                same = u.op == "product" and x.op == "x" and u.name == x.name
-                if same and len(users[u]) == len(users[x]) == 1:
-                    result.add(u)
-    return result
-
-
-@lru_cache(maxsize=256)
-def used_inputs(equation: Equation) -> tuple[str, ...]:
-    """Return the gates whose x the equation uses."""
-    used = {node.name for node in equation.nodes if node.op == "x"}
-    return tuple(gate for gate in equation.gates if gate in used)

@@ -13,10 +13,10 @@ from recur.compiler.costs import costs, saved_floats, table
 from recur.compiler.emit import Source
 from recur.compiler.emit_backward import emit_backward
 from recur.compiler.emit_forward import emit_forward
-from recur.compiler.graph import Equation, Node
+from recur.compiler.graph import Equation, Node, used_inputs
 from recur.compiler.latex import latex
 from recur.compiler.library import tiling
-from recur.compiler.plan import Plan, Product, Stage, plan_backward, plan_forward, used_inputs
+from recur.compiler.plan import Plan, Product, Stage, plan_backward, plan_forward
 from recur.compiler.target import Target, host
 from recur.compiler.trace import trace
 from recur.compiler.wording import Wording, Words, gradient_names, matrix, number, own_names, slot_names

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recur.compiler.graph import OUTPUTS, UNITS, Equation
+from recur.compiler.graph import OUTPUTS, UNITS, Equation, used_inputs
 from recur.compiler.library import Library
-from recur.compiler.plan import Plan, used_inputs
+from recur.compiler.plan import Plan
 
 
 class Weights(NamedTuple):

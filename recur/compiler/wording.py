@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from recur.compiler.derive import Column
-from recur.compiler.graph import CONSTANT, Equation, Node, reachable
-from recur.compiler.plan import Plan, gate_values
+from recur.compiler.graph import CONSTANT, Equation, Node, gate_values, reachable
+from recur.compiler.plan import Plan
 
 LEAVES = {"x": "x", "state": "s", "unit": "p", "mask": "m"}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}

@@ -55,7 +55,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
         raise InputError(f"`lengths` must be whole numbers, got {given.dtype}")
     if given.shape != (batch,):
         raise InputError(f"`lengths` must have shape [B] = [{batch}], got {list(given.shape)}")
-    wrong = ((given < 0) | (given > steps)).nonzero() if readable(given) else ()
+    wrong = ((given < 0) | (given > steps)).nonzero() if readable(given) else given[:0]
     if len(wrong):
         row = int(wrong[0])
         raise InputError(f"`lengths` must be in 0..T = 0..{steps}, got {int(given[row])} in row {row}")
