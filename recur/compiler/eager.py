@@ -127,9 +127,10 @@ def gradients(
     left: bool,
     given: tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, the weights and the initial states, themselves differentiable."""
+    """Return the gradients of x, the weights and the initial states, where grad mode is on themselves differentiable."""
     d_y, d_final, d_states = given
-    with torch.enable_grad():
+    again = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         # aliases, so that the gradient is taken with respect to these uses alone
         inputs = [
             value.view_as(value) if value is not None and value.requires_grad else value
@@ -137,22 +138,24 @@ def gradients(
         ]
         run = Unrolled(
             text,
-            inputs[0],
+            inputs[0],  # type: ignore[arg-type]
             inputs[1:7],
-            inputs[7:],
+            inputs[7:],  # type: ignore[arg-type]
             lengths,
             resets,
             masks,
             reverse,
-            left,  # type: ignore[arg-type]
+            left,
         )
         others = [values for name, values in run.states.items() if name != "h"]
         pairs = list(zip([run.outputs, *run.final, *others], [d_y, *d_final, *d_states], strict=False))
         pairs = [(value, d) for value, d in pairs if d is not None and value.requires_grad]
         wanted = [value for value in inputs if value is not None and value.requires_grad]
+        if not pairs:
+            return (None,) * len(inputs)
         found = iter(
             torch.autograd.grad(
-                [value for value, _ in pairs], wanted, [d for _, d in pairs], create_graph=True, allow_unused=True
+                [value for value, _ in pairs], wanted, [d for _, d in pairs], create_graph=again, allow_unused=True
             )
         )
         return tuple(next(found) if v is not None and v.requires_grad else None for v in inputs)

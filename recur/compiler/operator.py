@@ -80,16 +80,17 @@ def _heard(tensors: Iterable[Tensor | None]) -> bool:
     """Whether something besides autograd is to see this one: those, a profiler, or a tensor that is not a plain one."""
     if watched() or torch.autograd._profiler_enabled():
         return True
-    for t in tensors:
-        if t is not None and (
-            type(t) not in OWN or not t.is_cpu or t.layout is not torch.strided or t.is_neg() or t._is_zerotensor()
-        ):
-            return True
-    return False
+    keys = torch._C._dispatch_keys
+    return any(t is not None and (type(t) not in OWN or keys(t).raw_repr() not in _KEYS) for t in tensors)
 
 
 # other classes may have a say in what an operator does
 OWN = (Tensor, torch.nn.Parameter)
+# dense, on a CPU, not conjugated, batched or the like
+with torch.inference_mode():
+    _KEYS = {torch._C._dispatch_keys(torch.empty(0)).raw_repr()}
+with torch.inference_mode(False):
+    _KEYS.add(torch._C._dispatch_keys(torch.empty(0)).raw_repr())
 
 
 def _differentiated(call: Call) -> bool:
@@ -216,21 +217,31 @@ class _Scan(torch.autograd.Function):
         count = ctx.count
         x, *rest = ctx.saved_tensors
         weights, state = rest[:6], rest[6 : 6 + count]
+        tensors = (x, *weights, *state)
         lengths, resets, masks, y, *kept = rest[6 + count :]
         call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)
         given = (grads[0], list(grads[1 : 1 + count]), list(grads[1 + count : 2 * count]) if ctx.states else [])
         _, _, _, _, _, _, _, _, _, _, need_x, *needed = ctx.needs_input_grad
         need_weights = any(needed[:6])
-        if torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in (x, *weights, *state, *grads)):
+        again = torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in (*tensors, *grads))
+        if again or _batched(grads):
             return (None,) * 10 + eager.gradients(*call, given)
         arguments = (*call, y, kept, *given, need_x, need_weights)
-        if _heard((x, *weights, *state, *kept, *grads)):
+        if _heard((*tensors, *kept, *grads)):
             results = torch.ops.recur.scan_backward.default(*arguments)
         else:
             results = _scan_backward(*arguments)
         d_x = results[0] if need_x else None
         d_weights = (d if w is not None and need_weights else None for w, d in zip(weights, results[1:7], strict=True))
         return (*(None,) * 10, d_x, *d_weights, *results[7:])
+
+
+def _batched(grads: Iterable[Tensor | None]) -> bool:
+    """Whether several gradients come in at once, from torch.func.vmap or `is_grads_batched`."""
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack() is not None or any(
+        g is not None and functorch.is_legacy_batchedtensor(g) for g in grads
+    )
 
 
 # without what `apply` adds for torch.func, which is not under way here

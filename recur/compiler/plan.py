@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from recur.compiler.derive import Backward, Column, backward
-from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, reachable
+from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, folded, gate_values, reachable
 from recur.compiler.layout import Gradients, lay_out
 
 LEAVES = ("const", "share", "x", "state", "unit", "mask", "product", "project", "seed", "back")
