@@ -110,8 +110,7 @@ def scan(
         InputError: the backend does not exist or cannot run this.
         NotTraceable: the equation holds something that cannot be compiled.
     """
-    steps, batch = input.shape[:2]
-    if not steps:
+    if not input.shape[0]:
         raise InputError("`input` must have at least one step, got T = 0")
     if len(cell.mask_names) and (masks is None or len(masks) != len(cell.mask_names)):
         raise InputError(f"cell {type(cell).__name__} needs `masks` for {', '.join(cell.mask_names)}")
@@ -188,7 +187,7 @@ def choose(
     if asked == "torch" and (cell.torch_kernel is None or not plain):
         lacks = repr(cell)
         if cell.torch_kernel is not None:
-            lacks = "left padding, resets, masks, all states, gates, or lengths where torch.compile or torch.func traces"
+            lacks = "left padding, resets, masks, all states, gates, or lengths under torch.compile or torch.func"
         raise InputError(f"`backend` 'torch' has no kernel for {lacks}; use 'auto' or 'reference'")
     if asked in ("reference", "torch"):
         return asked
@@ -220,8 +219,8 @@ def _transforms() -> tuple[bool, bool]:
 def equation_text(cell: Cell) -> str:
     """Return the traced equation as text, see `recur.compiler.graph`.
 
-    torch.compile takes it when it compiles, and again when the cell is another or an option of the cell changes, but not
-    when something else does that `step` reads, such as a global variable.
+    torch.compile takes it when it compiles, and again when the cell is another or one of its options has changed, but
+    not when something else has that `step` reads, such as a global variable.
     """
     return _text(cell, *_options(cell)) if torch.compiler.is_compiling() else trace(cell).text
 
@@ -415,7 +414,8 @@ def _torch(
         output, after = _run_kernel(kernel, input.flip(0) if reverse else input, weights, state)
         return output.flip(0) if reverse else output, after
 
-    padded = (~valid_steps(*input.shape[:2], lengths, False, input.device)).flatten()
+    steps, batch, _ = input.shape
+    padded = (~valid_steps(steps, batch, lengths, False, input.device)).flatten()
     order = _flip(lengths, input.shape[0]) if reverse else None
     flag = kernel in SHUTTING
     input = _Arrange.apply(input, order, padded.nonzero().squeeze(1), flag)  # type: ignore[no-untyped-call]

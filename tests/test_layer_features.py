@@ -237,7 +237,7 @@ def test_backend_info_says_what_runs_here_and_why(monkeypatch: pytest.MonkeyPatc
     assert (info.backend, info.reason) == ("reference", "RECUR_BACKEND says so")
     assert "RECUR_BACKEND=reference" in str(info)
     monkeypatch.setenv("RECUR_BACKEND", "gpu")
-    with pytest.raises(InputError, match="RECUR_BACKEND must be one of auto, reference, cpu, torch, got 'gpu'"):
+    with pytest.raises(InputError, match="RECUR_BACKEND must be one of auto, reference, cpu, torch, found 'gpu'"):
         recur.backend_info()
     monkeypatch.delenv("RECUR_BACKEND")
     monkeypatch.setattr(machine, "available", lambda: "no compiler today")

@@ -127,7 +127,7 @@ def gradients(
     left: bool,
     given: tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, the weights and the initial states, where grad mode is on themselves differentiable."""
+    """Return the gradients of x, the weights and the initial states; in grad mode they can be differentiated again."""
     d_y, d_final, d_states = given
     again = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):

@@ -25,15 +25,13 @@ _ARGUMENTS = (
     "str equation, Tensor x, Tensor?[] weights, Tensor[] state, Tensor? lengths, Tensor? resets, Tensor? masks, "
     "bool reverse, bool left"
 )
-_LIBRARY = torch.library.Library("recur", "FRAGMENT")
-_LIBRARY.define(
-    f"scan({_ARGUMENTS}, bool keep, bool states, bool gates) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,)
-)
-_LIBRARY.define(
+_LIBRARY = torch.library.Library("recur", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _schema in (
+    f"scan({_ARGUMENTS}, bool keep, bool states, bool gates) -> Tensor[]",
     f"scan_backward({_ARGUMENTS}, Tensor y, Tensor[] kept, Tensor? d_y, Tensor?[] d_final, Tensor?[] d_states, "
     "bool need_x, bool need_weights) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 
 class Call(NamedTuple):
@@ -78,7 +76,7 @@ def watched() -> bool:
 
 def _heard(tensors: Iterable[Tensor | None]) -> bool:
     """Whether something besides autograd is to see this one: those, a profiler, or a tensor that is not a plain one."""
-    if watched() or torch.autograd._profiler_enabled():
+    if watched() or torch._C._autograd._profiler_enabled():
         return True
     keys = torch._C._dispatch_keys
     return any(t is not None and (type(t) not in OWN or keys(t).raw_repr() not in _KEYS) for t in tensors)
@@ -87,10 +85,10 @@ def _heard(tensors: Iterable[Tensor | None]) -> bool:
 # other classes may have a say in what an operator does
 OWN = (Tensor, torch.nn.Parameter)
 # dense, on a CPU, not conjugated, batched or the like
-with torch.inference_mode():
-    _KEYS = {torch._C._dispatch_keys(torch.empty(0)).raw_repr()}
-with torch.inference_mode(False):
-    _KEYS.add(torch._C._dispatch_keys(torch.empty(0)).raw_repr())
+_KEYS = set()
+for _mode in (True, False):
+    with torch.inference_mode(_mode):
+        _KEYS.add(torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr())
 
 
 def _differentiated(call: Call) -> bool:
@@ -101,7 +99,7 @@ def _differentiated(call: Call) -> bool:
 
 def _scan(*given: Any) -> list[Tensor]:
     call = Call(*given[:9])
-    keep, states, gates = given[9:]
+    keep, every, gates = given[9:]
     _check(call)
     rows = _rows(call)
     result = kernel.forward(
@@ -111,14 +109,15 @@ def _scan(*given: Any) -> list[Tensor]:
         call.state,
         rows,
         None if call.masks is None else dense_rows(call.masks),
-        training=keep or states,
+        training=keep or every,
         gates=gates,
     )
     outputs = [result.y, *(value.contiguous() for value in result.final)]
-    if states:
-        others = [value for name, value in zip(_expected(call.equation).states, result.final) if name != "h"]
-        for every, final in zip(result.kept, others, strict=False):
-            outputs.append(rows.unpack(every[: rows.total, : final.shape[1]]).clone())
+    if every:
+        states = _expected(call.equation).states
+        others = [value for name, value in zip(states, result.final, strict=True) if name != "h"]
+        for packed, final in zip(result.kept, others, strict=False):
+            outputs.append(rows.unpack(packed[: rows.total, : final.shape[1]]).clone())
     if result.gates is not None:
         outputs.append(result.gates)
     return [*outputs, *result.kept] if keep else outputs
@@ -181,7 +180,7 @@ def _scan_backward_fake(*given: Any) -> list[Tensor]:
 
 
 class _Scan(torch.autograd.Function):
-    """The operator's gradient: the compiled BPTT, or where that is itself to be differentiated, the equation in torch."""
+    """The operator's gradient: the compiled BPTT, or where that is to be differentiated again, the equation in torch."""
 
     @staticmethod
     def forward(
@@ -406,8 +405,8 @@ def _ragged(steps: int, lengths: tuple[int, ...], reverse: bool, left: bool) -> 
     return ragged(steps, lengths, reverse=reverse, left=left)
 
 
-_LIBRARY.impl("scan", _scan, "CPU")
-_LIBRARY.impl("scan", _scan_autograd, "Autograd")
-_LIBRARY.impl("scan_backward", _scan_backward, "CPU")
+_LIBRARY.impl("scan", _scan, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("scan", _scan_autograd, "Autograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("scan_backward", _scan_backward, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("recur::scan", _scan_fake, lib=_LIBRARY)
 torch.library.register_fake("recur::scan_backward", _scan_backward_fake, lib=_LIBRARY)

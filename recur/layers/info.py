@@ -8,7 +8,8 @@ import torch
 
 from recur.compiler import machine
 from recur.compiler.target import NotCompilable, Target, host, llvm
-from recur.scan import check_backend
+from recur.errors import InputError
+from recur.scan import BACKENDS
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,13 @@ def backend_info() -> BackendInfo:
     versions     torch 2.9.1, llvmlite 0.50.0, LLVM 22.1.0
     CUDA         none
     """
-    asked, lacking = check_backend(os.environ.get("RECUR_BACKEND") or "auto"), machine.available()
+    lacking = machine.available()
     backend, reason = ("cpu", "kernels can be compiled here") if lacking is None else ("torch", lacking)
+    asked = os.environ.get("RECUR_BACKEND") or "auto"
+    if asked not in BACKENDS:
+        raise InputError(f"RECUR_BACKEND must be one of {', '.join(BACKENDS)}, found {asked!r}; unset it or change it")
     if asked != "auto":
-        backend, reason = asked, "RECUR_BACKEND says so"
+        backend, reason = asked, "RECUR_BACKEND says so" + f", but {lacking}" * (asked == "cpu" and lacking is not None)
     versions = {"torch": str(torch.__version__)}
     target = None
     try:
