@@ -32,11 +32,9 @@ if TYPE_CHECKING:
         Recurrent,
         RNNCell,
         backend_info,
-        convert,
-        from_keras,
-        replace,
-        to_keras,
     )
+    from recur.layers.convert import convert, from_keras, to_keras
+    from recur.layers.replace import replace
     from recur.predictor import load
     from recur.stream import Stream
 

@@ -7,6 +7,7 @@ device and dtype and under every transform. Nothing above this file knows which 
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from recur.compiler import machine, operator
 from recur.compiler.eager import Unrolled, valid_steps
 from recur.compiler.operator import DTYPES, Call
 from recur.compiler.trace import trace
+from recur.compiler.weights import Weights as KernelWeights
 from recur.errors import InputError
 
 _P = ParamSpec("_P")
@@ -207,7 +209,7 @@ def _transformed(tensors: Iterable[Tensor | None]) -> bool:
     functions, forward = _transforms()
     if functions or torch.compiler.is_compiling():
         return functions or forward
-    dual = torch.autograd.forward_ad.unpack_dual
+    dual: Any = torch.autograd.forward_ad.unpack_dual
     return forward and any(value is not None and dual(value).tangent is not None for value in tensors)
 
 
@@ -222,7 +224,18 @@ def equation_text(cell: Cell) -> str:
     torch.compile takes it when it compiles, and again when the cell is another or one of its options has changed, but
     not when something else has that `step` reads, such as a global variable.
     """
-    return _text(cell, *_options(cell)) if torch.compiler.is_compiling() else trace(cell).text
+    if torch.compiler.is_compiling():
+        return _text(cell, *_options(cell))
+    kind = type(cell)
+    if kind.__module__.startswith("recur.cells.") and not cell.__dict__:
+        return _plain_text(kind)
+    return trace(cell).text
+
+
+@lru_cache(maxsize=256)
+def _plain_text(kind: type[Cell]) -> str:
+    # what a cell of recur's without options depends on does not change
+    return trace(kind()).text
 
 
 @constant
@@ -265,7 +278,7 @@ def _compiled(
     call = Call(
         equation_text(cell),
         _as(input, dtype),
-        list(weights),
+        KernelWeights(*weights),
         [_as(value, dtype) for value in state],
         lengths,
         resets,
@@ -296,14 +309,14 @@ def bind(cell: Cell, weights: Weights) -> tuple[Products, Units, Projection | No
         biases = weights.bias_hh.chunk(len(blocks))
 
     def product(block: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return lambda vector: F.linear(vector, block, bias)
+        return lambda vector: F.linear(vector, block, bias).to(block.dtype)
 
     # not `Products(...)`: torch.compile does not follow calls of generic aliases
     U: Products = Named("gate", dict(zip(names, map(product, blocks, biases), strict=True)))
     rows = () if weights.units is None else weights.units.unbind()
     p: Units = Named("per-unit parameter", dict(zip(cell.unit_names, rows, strict=True)))
     hr = weights.hr
-    return U, p, None if hr is None else lambda vector: F.linear(vector, hr)
+    return U, p, None if hr is None else lambda vector: F.linear(vector, hr).to(hr.dtype)
 
 
 def _reference(
@@ -321,7 +334,10 @@ def _reference(
     gates: bool,
 ) -> Scanned:
     steps, batch = input.shape[:2]
+    # products may be autocast, states are of the weights' type
     U, p, P = bind(cell, weights)
+    dtype = weights.ih.dtype
+    state = state.map(lambda value: _as(value, dtype))
     valid = valid_steps(steps, batch, lengths, left, input.device)
     spans = [(0, steps)] * batch
     known = lengths is None or readable(lengths)
@@ -329,7 +345,7 @@ def _reference(
         input = input.masked_fill(~valid, 0)  # NaN too
         if known:
             spans = [(steps - length, steps) if left else (0, length) for length in lengths.tolist()]
-    parts = F.linear(input, weights.ih, weights.bias_ih).chunk(len(cell.gate_names), dim=-1)
+    parts = F.linear(input, weights.ih, weights.bias_ih).to(dtype).chunk(len(cell.gate_names), dim=-1)
     # unbound once: an index at each step would make the backward quadratic in T
     x = [part.unbind() for part in parts]
     m = [] if masks is None else [mask.unbind() for mask in masks]
@@ -429,7 +445,7 @@ def _torch(
     if not flag:
         output = output.masked_fill(padded.view(*output.shape[:2], 1), 0)
     last = output.gather(0, (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[-1])).squeeze(0)
-    h = torch.where((lengths > 0)[:, None], last, state.h)
+    h = torch.where((lengths > 0)[:, None], last, state.h.to(last.dtype))
     after = State(**{name: h if name == "h" else value for name, value in after.items()})
     if order is not None:
         output = _Arrange.apply(output, order, None, False)  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from recur.scan import Weights, choose, equation_text, scan
 
 # so many multiplications take one thread about as long as it takes to have another one at hand
 SHARED_FROM = 200_000
-# how often a step looks at the weights' numbers: that takes as long as a step of 64 units
+# how often a step looks at the weights' numbers, which takes as long as a step of 64 units, and at torch's threads
 LOOK_EVERY = 16
 
 
@@ -96,9 +96,7 @@ class Stream:
         """
         with self._lock:
             self._until_look -= 1
-            if not self._until_look or self._weights.changed() or torch.get_num_threads() != self._threads:
-                self._look()
-            runner = self._runner
+            runner = self._look() if not self._until_look or self._weights.changed() else self._runner
             if (
                 not isinstance(x, Tensor)
                 or x.shape != runner.shape
@@ -404,32 +402,26 @@ class _Compiled(_Looped):
 
 
 class _Pace:
-    """How many threads take a step: several as long as that is faster than one, which is tried out again and again.
+    """How many threads take a step: several as long as they have lately saved time, which is tried again and again.
 
     Steps are so short, and may come so seldom, that to wake a thread, or to share its processor with another process,
-    can cost more than it brings; and they leave no time for a choice that takes its medians (`recur.compiler.choice`).
-    The results are the same for any number.
+    can cost more than it brings; and they leave no time for medians (`recur.compiler.choice`). What is lost by trying is
+    a sixteenth of the time or less. The results are the same for any number.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.threads = most, 1
-        self._alone, self._together = float("inf"), 0.0
-        self._left, self._pause = 8, 16
+        self._alone, self._wait, self._saved = float("inf"), float("inf"), 0.0
 
     def note(self, time: float) -> None:
         """Take into account how long a step took."""
-        if self._left:
-            self._left -= 1
         if self.threads == 1:
             # the best, forgotten slowly: the processor may become slower
             self._alone = min(time, 1.01 * self._alone)
-            if not self._left:
-                # two steps wake the threads and do not count
-                self.threads, self._together, self._left = self.most, 0.5 * self._alone, 2
-        elif not self._left:
-            self._together += (min(time, 16 * self._alone) - self._together) / 8
-            if self._together > self._alone:
-                self.threads, self._left = 1, self._pause
-                self._pause = min(2 * self._pause, 4096)
-            elif self._pause > 16:
-                self._pause -= 1
+            self._wait = (8 * time if self._wait == float("inf") else self._wait) - time
+            if self._wait <= 0:
+                self.threads, self._saved = self.most, 8 * self._alone
+        else:
+            self._saved += self._alone - time - self._saved / 256
+            if self._saved < 0:
+                self.threads, self._wait = 1, 16 * (8 * self._alone - self._saved)

@@ -11,7 +11,10 @@ from recur.cells import LSTMP
 BACKENDS = ["auto", "reference"]
 LAYERS = {
     **{kind: (lambda kind=kind, **o: getattr(recur, kind)(4, 5, 2, **o)) for kind in ("RNN", "LSTM", "GRU")},
-    **{name: (lambda name=name, **o: Recurrent(name, 4, 5, 2, **o)) for name in ("lstm-layernorm", "gru-before", "slstm")},
+    **{
+        name: (lambda name=name, **o: Recurrent(name, 4, 5, 2, **o))
+        for name in ("lstm-layernorm", "gru-before", "slstm")
+    },
     "LSTMP": lambda **o: Recurrent(LSTMP, 4, 5, 2, proj_size=3, **o),
 }
 
@@ -86,9 +89,9 @@ def test_left_padding_is_right_padding_moved(name: str, backend: str, bidirectio
 @pytest.mark.parametrize("layer", [recur.GRU(4, 5), Recurrent("mgu", 4, 5)])
 def test_what_is_wrong_is_named(layer):
     x = torch.zeros(7, 2, 4)
-    with pytest.raises(InputError, match="`padding` must be 'right' or 'left', got 'lefft', did you mean 'left'?"):
+    with pytest.raises(InputError, match=r"`padding` must be 'right' or 'left', got 'lefft', did you mean 'left'?"):
         layer(x, lengths=[7, 7], padding="lefft")
-    with pytest.raises(InputError, match="`resets` must be a tensor of torch.bool, got torch.float32"):
+    with pytest.raises(InputError, match=r"`resets` must be a tensor of torch.bool, got torch.float32"):
         layer(x, resets=torch.zeros(7, 2))
     with pytest.raises(InputError, match=r"`resets` must be \[T, B\] = \[7, 2\], got \[2, 7\]"):
         layer(x, resets=torch.zeros(2, 7, dtype=torch.bool))

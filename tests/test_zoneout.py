@@ -1,5 +1,7 @@
 """Zoneout against its formula, and masks of a cell of one's own."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +43,9 @@ def test_zoneout_is_its_formula(backend: str, training: bool):
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("cell", [Zoneout(LSTM, h=0.3, c=0.6), Zoneout(GRU, h=0.5), Zoneout(SLSTM), Zoneout(LSTMP, h=0)])
+@pytest.mark.parametrize(
+    "cell", [Zoneout(LSTM, h=0.3, c=0.6), Zoneout(GRU, h=0.5), Zoneout(SLSTM), Zoneout(LSTMP, h=0)]
+)
 def test_gradcheck_of_drawn_masks(backend: str, cell: Cell):
     proj = {"proj_size": 2} if cell.projected else {}
     layer = Recurrent(cell, 2, 3, 2, bidirectional=True, backend=backend, **proj).double()
@@ -121,7 +125,7 @@ def test_it_stands_for_the_cell_in_all_that_a_layer_asks():
 def test_two_layers_of_masks():
     class Dropped(LSTM):
         masks = "d"
-        mask_rates = {"d": 0.5}
+        mask_rates: ClassVar = {"d": 0.5}
 
         def step(x, U, s, m):
             c = sigmoid(x.f) * s.c + sigmoid(x.i) * m.d * tanh(x.g)
@@ -140,7 +144,7 @@ def test_dropout_of_the_candidate_is_a_cell_of_ten_lines(backend: str):
         """Recurrent dropout without memory loss, Semeniuta et al. 2016, arXiv:1603.05118, eq. 6."""
 
         masks = "d"
-        mask_rates = {"d": 0.75}
+        mask_rates: ClassVar = {"d": 0.75}
 
         def step(x, U, s, m):
             i, f, o = sigmoid(x.i + U.i(s.h)), sigmoid(x.f + U.f(s.h)), sigmoid(x.o + U.o(s.h))
@@ -177,5 +181,5 @@ def test_what_is_wrong_is_named():
         def step(x, s, m):
             return State(h=m.k * s.h + x.a)
 
-    with pytest.raises(InputError, match="`mask_rates` must give the probability of 1, .* of k, got None for 'k'"):
+    with pytest.raises(InputError, match=r"`mask_rates` must give the probability of 1, .* of k, got None for 'k'"):
         Recurrent(Masked, 2, 3)(torch.zeros(1, 1, 2))

@@ -85,7 +85,8 @@ class Named(Generic[T]):
         self._kind, self._values = kind, values
 
     def __getattr__(self, name: str) -> T:
-        if name.startswith("__") or name in Named.__slots__:  # copy, pickle and torch.compile look before they are filled
+        # copy, pickle and torch.compile look before the slots are filled
+        if name.startswith("__") or name in Named.__slots__:
             raise AttributeError(name)
         try:
             return self._values[name]

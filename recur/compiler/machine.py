@@ -6,13 +6,13 @@ Code that is loaded is never unloaded: kernels hold raw addresses.
 import ctypes
 import gc
 import hashlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import recur
 from recur.compiler import disk
 from recur.compiler.target import LOCK, NotCompilable, Target, host, llvm, missing
 
@@ -144,7 +144,7 @@ class _Library:
 
 def _key(ir_text: str, target: Target) -> bytes:
     binding = llvm()
-    versions = (recur.__version__, _llvmlite_version(), binding.llvm_version_info, _OPTIONS)
+    versions = (importlib.import_module("recur").__version__, _llvmlite_version(), binding.llvm_version_info, _OPTIONS)
     return hashlib.sha256(f"{versions}\0{target.triple}\0{target.cpu}\0{target.features}\0{ir_text}".encode()).digest()
 
 

@@ -22,8 +22,8 @@ from recur.errors import InputError
 DTYPES = (torch.float32, torch.float64)
 
 _ARGUMENTS = (
-    "str equation, Tensor x, Tensor?[] weights, Tensor[] state, Tensor? lengths, Tensor? resets, Tensor? masks, "
-    "bool reverse, bool left"
+    "str equation, Tensor x, Tensor ih, Tensor? hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? units, Tensor? hr, "
+    "Tensor[] state, Tensor? lengths, Tensor? resets, Tensor? masks, bool reverse, bool left"
 )
 _LIBRARY = torch.library.Library("recur", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in (
@@ -39,13 +39,23 @@ class Call(NamedTuple):
 
     equation: str
     x: Tensor
-    weights: Sequence[Tensor | None]
+    weights: Weights
     state: Sequence[Tensor]
     lengths: Tensor | None
     resets: Tensor | None
     masks: Tensor | None
     reverse: bool
     left: bool
+
+    @staticmethod
+    def of(given: Sequence[Any]) -> "tuple[Call, Sequence[Any]]":
+        """Return what the arguments of an operator begin with, and the rest."""
+        return Call(given[0], given[1], Weights(*given[2:8]), *given[8:14]), given[14:]
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """As arguments of an operator."""
+        return (self.equation, self.x, *self.weights, *self[3:])
 
 
 def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
@@ -56,12 +66,12 @@ def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
         NotCompilable: machine code cannot be made or loaded here.
     """
     if torch.compiler.is_compiling() or _heard((call.x, *call.weights, *call.state)):
-        result: list[Tensor] = torch.ops.recur.scan.default(*call, False, states, gates)
+        result: list[Tensor] = torch.ops.recur.scan.default(*call.arguments, False, states, gates)
         return result
     # past the dispatcher, which takes as long as a step of a small layer
     if _differentiated(call):
-        return list(_record(True, False, states, gates, *call[:1], *call[4:], call.x, *call.weights, *call.state))
-    return _scan(*call, False, states, gates)
+        return _recorded(call, True, False, states, gates)
+    return _run(call, False, states, gates)
 
 
 def watched() -> bool:
@@ -79,7 +89,10 @@ def _heard(tensors: Iterable[Tensor | None]) -> bool:
     if watched() or torch._C._autograd._profiler_enabled():
         return True
     keys = torch._C._dispatch_keys
-    return any(t is not None and (type(t) not in OWN or keys(t).raw_repr() not in _KEYS) for t in tensors)
+    for t in tensors:  # noqa: SIM110 - `any` takes longer
+        if t is not None and (type(t) not in OWN or keys(t).raw_repr() not in _KEYS):
+            return True
+    return False
 
 
 # other classes may have a say in what an operator does
@@ -98,14 +111,17 @@ def _differentiated(call: Call) -> bool:
 
 
 def _scan(*given: Any) -> list[Tensor]:
-    call = Call(*given[:9])
-    keep, every, gates = given[9:]
+    call, options = Call.of(given)
+    return _run(call, *options)
+
+
+def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
     _check(call)
     rows = _rows(call)
     result = kernel.forward(
         call.equation,
         call.x,
-        Weights(*call.weights),  # type: ignore[arg-type]
+        call.weights,
         call.state,
         rows,
         None if call.masks is None else dense_rows(call.masks),
@@ -120,16 +136,23 @@ def _scan(*given: Any) -> list[Tensor]:
             outputs.append(rows.unpack(packed[: rows.total, : final.shape[1]]).clone())
     if result.gates is not None:
         outputs.append(result.gates)
+    outputs = [_own(value) for value in outputs]
     return [*outputs, *result.kept] if keep else outputs
 
 
+def _own(value: Tensor) -> Tensor:
+    # a part of something else could not be changed in place
+    if not value._is_view():
+        return value
+    own = torch.empty(0, dtype=value.dtype)
+    return own.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+
+
 def _scan_fake(*given: Any) -> list[Tensor]:
-    call = Call(*given[:9])
-    keep, states, gates = given[9:]
+    call, (keep, states, gates) = Call.of(given)
     x, (steps, batch) = call.x, call.x.shape[:2]
     expected = _expected(call.equation)
-    assert call.weights[0] is not None
-    hidden = call.weights[0].shape[0] // expected.gates
+    hidden = call.weights.ih.shape[0] // expected.gates
     sizes = {name: value.shape[1] for name, value in zip(expected.states, call.state, strict=True)}
     others = [size for name, size in sizes.items() if name != "h"]
     outputs = [x.new_empty(steps, batch, sizes["h"]), *(x.new_empty(value.shape) for value in call.state)]
@@ -144,15 +167,27 @@ def _scan_fake(*given: Any) -> list[Tensor]:
 
 
 def _scan_backward(*given: Any) -> list[Tensor]:
-    call = Call(*given[:9])
-    y, kept, d_y, d_final, d_states, need_x, need_weights = given[9:]
+    call, options = Call.of(given)
+    return _run_backward(call, *options)
+
+
+def _run_backward(
+    call: Call,
+    y: Tensor,
+    kept: Sequence[Tensor],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    d_states: Sequence[Tensor | None],
+    need_x: bool,
+    need_weights: bool,
+) -> list[Tensor]:
     _check(call)
     _check_backward(call, y, kept, d_y, d_final, d_states)
     names = [name for name in _expected(call.equation).states if name != "h"]
     gradients = kernel.backward(
         call.equation,
         call.x,
-        Weights(*call.weights),  # type: ignore[arg-type]
+        call.weights,
         call.state,
         _rows(call),
         dense_rows(y),
@@ -169,8 +204,7 @@ def _scan_backward(*given: Any) -> list[Tensor]:
 
 
 def _scan_backward_fake(*given: Any) -> list[Tensor]:
-    call = Call(*given[:9])
-    need_x, need_weights = given[14:]
+    call, (*_, need_x, need_weights) = Call.of(given)
 
     def like(value: Tensor | None, wanted: bool) -> Tensor:
         return call.x.new_empty(value.shape if wanted and value is not None else (0,))
@@ -180,7 +214,7 @@ def _scan_backward_fake(*given: Any) -> list[Tensor]:
 
 
 class _Scan(torch.autograd.Function):
-    """The operator's gradient: the compiled BPTT, or where that is to be differentiated again, the equation in torch."""
+    """The operator's gradient: compiled BPTT, or where that is to be differentiated again, the equation in torch."""
 
     @staticmethod
     def forward(
@@ -198,9 +232,9 @@ class _Scan(torch.autograd.Function):
         x: Tensor,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        weights, state = list(tensors[:6]), list(tensors[6:])
-        given = (equation, x, weights, state, lengths, resets, masks, reverse, left, True, states, gates)
-        results = _scan(*given) if direct else _below(torch.ops.recur.scan.default, *given)
+        weights, state = Weights(*tensors[:6]), list(tensors[6:])  # type: ignore[arg-type]
+        call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)  # type: ignore[arg-type]
+        results = _run(call, True, states, gates) if direct else _below(*call.arguments, True, states, gates)
         count = len(state)
         shown = 1 + count + (count - 1 if states else 0) + gates
         outputs, kept = tuple(results[:shown]), results[shown:]
@@ -215,7 +249,7 @@ class _Scan(torch.autograd.Function):
         equation, reverse, left = ctx.given
         count = ctx.count
         x, *rest = ctx.saved_tensors
-        weights, state = rest[:6], rest[6 : 6 + count]
+        weights, state = Weights(*rest[:6]), rest[6 : 6 + count]
         tensors = (x, *weights, *state)
         lengths, resets, masks, y, *kept = rest[6 + count :]
         call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)
@@ -225,11 +259,11 @@ class _Scan(torch.autograd.Function):
         again = torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in (*tensors, *grads))
         if again or _batched(grads):
             return (None,) * 10 + eager.gradients(*call, given)
-        arguments = (*call, y, kept, *given, need_x, need_weights)
+        more = (y, kept, *given, need_x, need_weights)
         if _heard((*tensors, *kept, *grads)):
-            results = torch.ops.recur.scan_backward.default(*arguments)
+            results = torch.ops.recur.scan_backward.default(*call.arguments, *more)
         else:
-            results = _scan_backward(*arguments)
+            results = _run_backward(call, *more)
         d_x = results[0] if need_x else None
         d_weights = (d if w is not None and need_weights else None for w, d in zip(weights, results[1:7], strict=True))
         return (*(None,) * 10, d_x, *d_weights, *results[7:])
@@ -244,22 +278,24 @@ def _batched(grads: Iterable[Tensor | None]) -> bool:
 
 
 # without what `apply` adds for torch.func, which is not under way here
-_record = super(torch.autograd.Function, _Scan).apply
+_record: Any = super(torch.autograd.Function, _Scan).apply
 
 
-def _below(operator: Any, *given: Any) -> list[Tensor]:
+def _recorded(call: Call, *options: bool) -> list[Tensor]:
+    return list(_record(*options, *call[:1], *call[4:], call.x, *call.weights, *call.state))
+
+
+def _below(*given: Any) -> list[Tensor]:
     with torch._C._AutoDispatchBelowAutograd():
-        result: list[Tensor] = operator(*given)
+        result: list[Tensor] = torch.ops.recur.scan.default(*given)
     return result
 
 
 def _scan_autograd(*given: Any) -> list[Tensor]:
-    call = Call(*given[:9])
+    call, options = Call.of(given)
     if call.masks is not None and call.masks.requires_grad and torch.is_grad_enabled():
-        raise InputError("`masks` get no gradient from `recur::scan`; detach them, or run with backend='reference'")
-    if not _differentiated(call):
-        return _below(torch.ops.recur.scan.default, *given)
-    return list(_record(False, *given[9:], *call[:1], *call[4:], call.x, *call.weights, *call.state))
+        raise InputError("`masks` get no gradient from `recur::scan`: detach them, or take backend='reference'")
+    return _recorded(call, False, *options) if _differentiated(call) else _below(*given)
 
 
 class _Expected(NamedTuple):
@@ -288,20 +324,18 @@ def _check(call: Call) -> None:
     x, expected = call.x, _expected(call.equation)
     if x.dim() != 3 or not x.shape[0] or x.dtype not in DTYPES:
         raise InputError(f"`x` must be float32 or float64 [T, B, D] with T above 0, got {_said(x)}")
-    if len(call.weights) != 6 or len(call.state) != len(expected.states):
-        raise InputError(
-            f"`weights` and `state` must be 6 and {len(expected.states)}, got {len(call.weights)} and {len(call.state)}"
-        )
+    if len(call.state) != len(expected.states):
+        raise InputError(f"`state` must be {', '.join(expected.states)}, got {len(call.state)} tensors")
     steps, batch, width = x.shape
     hidden, outputs = _sizes(call, expected)
     ih, hh, bias_ih, bias_hh, units, hr = call.weights
     stacked, recurrent = expected.gates * hidden, expected.recurrent * hidden
-    _fit("weights.ih", ih, x, (stacked, width), True)
-    _fit("weights.hh", hh, x, (recurrent, outputs), recurrent > 0)
-    _fit("weights.bias_ih", bias_ih, x, (stacked,), bias_ih is not None)
-    _fit("weights.bias_hh", bias_hh, x, (recurrent,), recurrent > 0 and bias_hh is not None)
-    _fit("weights.units", units, x, (expected.units, hidden), expected.units > 0)
-    _fit("weights.hr", hr, x, (outputs, hidden), expected.projected)
+    _fit("ih", ih, x, (stacked, width), True)
+    _fit("hh", hh, x, (recurrent, outputs), recurrent > 0)
+    _fit("bias_ih", bias_ih, x, (stacked,), bias_ih is not None)
+    _fit("bias_hh", bias_hh, x, (recurrent,), recurrent > 0 and bias_hh is not None)
+    _fit("units", units, x, (expected.units, hidden), expected.units > 0)
+    _fit("hr", hr, x, (outputs, hidden), expected.projected)
     for name, value in zip(expected.states, call.state, strict=True):
         _fit(f"state.{name}", value, x, (batch, outputs if name == "h" else hidden), True)
     _fit("masks", call.masks, x, (expected.masks, steps, batch, hidden), expected.masks > 0)
@@ -343,11 +377,11 @@ def _check_backward(
 
 def _sizes(call: Call, expected: _Expected) -> tuple[int, int]:
     """Return H, and P or H."""
-    ih, hr = call.weights[0], call.weights[5]
-    hidden = ih.shape[0] // expected.gates if ih is not None and ih.dim() else 0
+    ih, hr = call.weights.ih, call.weights.hr
+    hidden = ih.shape[0] // expected.gates if ih.dim() else 0
     outputs = hr.shape[0] if hr is not None and hr.dim() else hidden
     if not hidden or not outputs:
-        raise InputError(f"`weights.ih` must be [G*H, D] with G = {expected.gates} and H above 0, got {_said(ih)}")
+        raise InputError(f"`ih` must be [G*H, D] with G = {expected.gates} and H above 0, got {_said(ih)}")
     return hidden, outputs
 
 
