@@ -16,8 +16,8 @@ from torch import Tensor
 
 from recur.cells.cell import Cell, Gates, Named, Products, Projection, State, Units
 from recur.compiler import machine, operator
+from recur.compiler.call import DTYPES, Call
 from recur.compiler.eager import Unrolled, valid_steps
-from recur.compiler.operator import DTYPES, Call
 from recur.compiler.trace import trace
 from recur.compiler.weights import Weights as KernelWeights
 from recur.errors import InputError
@@ -205,17 +205,13 @@ def choose(
 
 
 def _transformed(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a transform of torch.func or forward-mode differentiation is under way, which kernels know nothing of."""
-    functions, forward = _transforms()
-    if functions or torch.compiler.is_compiling():
-        return functions or forward
-    dual: Any = torch.autograd.forward_ad.unpack_dual
-    return forward and any(value is not None and dual(value).tangent is not None for value in tensors)
+    # torch.compile cannot look for tangents
+    return _transforms() if torch.compiler.is_compiling() else operator.transformed(tensors)
 
 
 @constant
-def _transforms() -> tuple[bool, bool]:
-    return torch._C._functorch.peek_interpreter_stack() is not None, torch.autograd.forward_ad._current_level >= 0
+def _transforms() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def equation_text(cell: Cell) -> str:
@@ -228,7 +224,7 @@ def equation_text(cell: Cell) -> str:
         return _text(cell, *_options(cell))
     kind = type(cell)
     if kind.__module__.startswith("recur.cells.") and not cell.__dict__:
-        return _plain_text(kind)
+        return _plain_text(kind)  # type: ignore[arg-type]
     return trace(cell).text
 
 

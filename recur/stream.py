@@ -293,93 +293,42 @@ class _Compiled(_Looped):
 
     def __init__(self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str) -> None:
         super().__init__(cell, weights, batch, input_size, backend)
-        self._turn = 0
-        lib, rows = library(self.dtype), uniform(1, batch)
-        nt, work, groups = torch.get_num_threads(), 0, []
-        forward = kernel.forward_kernel(equation_text(cell), self.dtype, False)
+        self._turn, nt = 0, torch.get_num_threads()
+        self._kernel = kernel.forward_kernel(equation_text(cell), self.dtype, False)
         x = torch.empty(1, *self.shape, dtype=self.dtype)
         inputs = (x, x)
-        self._buffers: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-        self._arguments: tuple[list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]], ...] = ([], [])
-        self._alive: list[object] = []
+        self._turns: list[_Turns] = []
         for one, zero in zip(weights, self._zero, strict=True):
-            hidden, width = len(one.ih) // len(cell.gate_names), inputs[0].shape[2]
-            sizes = Sizes(width, hidden, hidden if one.hr is None else len(one.hr), lib.VL)
-            frame = kernel._Frame(forward, sizes, rows, lib)
-            packed = packed_for_inference(frame.plan, KernelWeights(*one), sizes, lib)
-            masks = masks_for(cell, 1, torch.empty((), dtype=self.dtype).expand(batch, hidden), draw=False)
-            scratch = {
-                "pointers": torch.zeros(frame.pointers * nt, dtype=torch.int64),
-                "gx": torch.zeros(frame.gx * nt, dtype=self.dtype),
-                "temporary": torch.zeros(frame.temporary, dtype=self.dtype),
-                "sums": torch.zeros(frame.sums, dtype=self.dtype),
-            }
-            slots = torch.zeros(2 * batch, frame.slot_row, dtype=self.dtype)
-            turns = tuple(
-                {
-                    name: torch.zeros(1, batch, zero.h.shape[1], dtype=self.dtype)
-                    if name == "h"
-                    else torch.zeros(1, 2 * batch, sizes.padded(UNITS), dtype=self.dtype)
-                    for name in cell.state_names
-                }
-                for _ in range(2)
-            )
-            for turn, (after, before) in enumerate((turns, turns[::-1])):
-                words = frame.words(
-                    slots,
-                    slots,
-                    rows,
-                    after["h"],
-                    masks,
-                    [before[name][0, :batch] for name in cell.state_names],
-                    {name: after[name] for name in frame.others},
-                    packed,
-                )
-                words |= rows.words("x", inputs[turn]) | {"split": 1}
-                words |= {name: value.data_ptr() for name, value in scratch.items()}
-                argument = frame.template.copy()
-                for name, value in words.items():
-                    if name in frame.places:
-                        argument[frame.places[name]] = value
-                self._arguments[turn].append(argument)
-            self._buffers.append((turns[0], turns[1]))
-            self._alive += [rows, packed, masks, scratch, slots, x]
-            inputs = (turns[0]["h"], turns[1]["h"])
-            work += batch * len(cell.gate_names) * hidden * (width + sizes.P)
-            groups.append(sizes.padded(UNITS) // lib.VL // lib.NC)
-        self._function = forward.address
+            self._turns.append(_Turns(cell, self._kernel, one, zero, inputs, nt))
+            inputs = self._turns[-1].outputs
         # a cell may have no use for its input
-        self._x_place = forward.fields.index("x") if "x" in forward.fields else None
-        self._calls = [[argument.ctypes.data for argument in arguments] for arguments in self._arguments]
-        self._outputs = [turn["h"][0].numpy() for turn in self._buffers[-1]]
-        most = min(nt, *groups) if work > SHARED_FROM else 1
+        self._x_place = self._kernel.fields.index("x") if "x" in self._kernel.fields else None
+        self._first = self._turns[0].arguments
+        self._calls = [[layer.arguments[turn].ctypes.data for layer in self._turns] for turn in (0, 1)]
+        self._outputs = [output[0].numpy() for output in inputs]
+        work = batch * sum(one.ih.numel() + (0 if one.hh is None else one.hh.numel()) for one in weights)
+        most = min(nt, *(layer.groups for layer in self._turns)) if work > SHARED_FROM else 1
         self._pace = _Pace(most) if most > 1 else None
 
     @property
     def state(self) -> State:
         """[layers, B, H] each."""
-        return State(**{name: torch.stack([views[name] for views in self._views()]) for name in self.cell.state_names})
+        views = [layer.states[self._turn] for layer in self._turns]
+        return State(**{name: torch.stack([view[name] for view in views]) for name in self.cell.state_names})
 
     @state.setter
     def state(self, state: State) -> None:
         with torch.no_grad():
-            for number, views in enumerate(self._views()):
-                for name, view in views.items():
+            for number, layer in enumerate(self._turns):
+                for name, view in layer.states[self._turn].items():
                     view.copy_(getattr(state, name)[number])
-
-    def _views(self) -> list[dict[str, Tensor]]:
-        """Return the states that the next step reads."""
-        return [
-            {name: buffers[self._turn][name][0, : len(value), : value.shape[1]] for name, value in zero.items()}
-            for buffers, zero in zip(self._buffers, self._zero, strict=True)
-        ]
 
     def step(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, H]."""
         turn = self._turn ^ 1
         if self._x_place is not None:
-            self._arguments[turn][0][self._x_place] = x.data_ptr()
-        pace, run, function = self._pace, threads.run, self._function
+            self._first[turn][self._x_place] = x.data_ptr()
+        pace, run, function = self._pace, threads.run, self._kernel.address
         if pace is None:
             for argument in self._calls[turn]:
                 run(function, argument, 1)
@@ -401,12 +350,69 @@ class _Compiled(_Looped):
         return output
 
 
+class _Turns:
+    """One layer's buffers and the argument of its kernel, for each of two turns.
+
+    Attributes:
+        outputs: where a turn leaves the outputs, [1, B, H].
+        states: where a turn leaves the states, [B, H] by name.
+        arguments: the words of the kernel's argument.
+        groups: how many threads can share the units.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        forward: kernel.Kernel,
+        weights: Weights,
+        zero: State,
+        inputs: tuple[Tensor, Tensor],
+        nt: int,
+    ) -> None:
+        batch, dtype = len(zero.h), zero.h.dtype
+        hidden = len(weights.ih) // len(cell.gate_names)
+        lib, rows = library(dtype), uniform(1, batch)
+        sizes = Sizes(inputs[0].shape[2], hidden, zero.h.shape[1], lib.VL)
+        frame = kernel._Frame(forward, sizes, rows, lib)
+        packed = packed_for_inference(frame.plan, KernelWeights(*weights), sizes, lib)
+        masks = masks_for(cell, 1, zero.h.new_empty(()).expand(batch, hidden), draw=False)
+        self.groups = sizes.padded(UNITS) // lib.VL // lib.NC
+        self.outputs = torch.zeros_like(zero.h)[None], torch.zeros_like(zero.h)[None]
+        others = [
+            {name: torch.zeros(batch, sizes.padded(UNITS), dtype=dtype) for name in frame.others} for _ in range(2)
+        ]
+        self.states = [
+            {name: output[0] if name == "h" else other[name][:, :hidden] for name in cell.state_names}
+            for output, other in zip(self.outputs, others, strict=True)
+        ]
+        slots = torch.zeros(batch, frame.slot_row, dtype=dtype)
+        scratch = {
+            "pointers": torch.zeros(frame.pointers * nt, dtype=torch.int64),
+            "gx": torch.zeros(frame.gx * nt, dtype=dtype),
+            "temporary": torch.zeros(frame.temporary, dtype=dtype),
+            "sums": torch.zeros(frame.sums, dtype=dtype),
+        }
+        self.arguments = []
+        for turn in (0, 1):
+            before = list(self.states[turn ^ 1].values())
+            words = frame.words(slots, slots, rows, self.outputs[turn], masks, before, others[turn], packed)
+            words |= rows.words("x", inputs[turn]) | {"split": 1}
+            words |= {name: value.data_ptr() for name, value in scratch.items()}
+            argument = frame.template.copy()
+            for name, value in words.items():
+                if name in frame.places:
+                    argument[frame.places[name]] = value
+            self.arguments.append(argument)
+        # the arguments hold addresses only
+        self._alive = (inputs, rows, packed, masks, slots, scratch)
+
+
 class _Pace:
     """How many threads take a step: several as long as they have lately saved time, which is tried again and again.
 
     Steps are so short, and may come so seldom, that to wake a thread, or to share its processor with another process,
-    can cost more than it brings; and they leave no time for medians (`recur.compiler.choice`). What is lost by trying is
-    a sixteenth of the time or less. The results are the same for any number.
+    can cost more than it brings; and they leave no time for medians (`recur.compiler.choice`). What trying loses is
+    less than a tenth of the time. The results are the same for any number.
     """
 
     def __init__(self, most: int) -> None:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from recur.errors import InputError
 
@@ -74,6 +75,16 @@ class State:
     def map(self, function: Callable[[Tensor], Tensor]) -> "State":
         """Return a state with `function` applied to every tensor."""
         return State(**{name: function(value) for name, value in self._values.items()})
+
+
+# torch.func, torch.export and others look inside
+register_pytree_node(
+    State,
+    lambda state: (list(state), list(state._values)),
+    lambda values, names: State(**dict(zip(names, values, strict=True))),
+    serialized_type_name="recur.State",
+    flatten_with_keys_fn=lambda state: ([(GetAttrKey(n), v) for n, v in state.items()], list(state._values)),
+)
 
 
 class Named(Generic[T]):

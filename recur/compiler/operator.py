@@ -5,21 +5,16 @@ torch.export see one node, and an exported program runs wherever `recur.scan` is
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from recur.compiler import eager, kernel
-from recur.compiler.graph import UNITS, Equation
-from recur.compiler.plan import plan_forward
-from recur.compiler.rows import Rows, ragged, uniform
+from recur.compiler.call import Call, check, check_backward, expected, kept_sizes, rows_of
 from recur.compiler.target import host
 from recur.compiler.weights import Weights, dense_rows
 from recur.errors import InputError
-
-DTYPES = (torch.float32, torch.float64)
 
 _ARGUMENTS = (
     "str equation, Tensor x, Tensor ih, Tensor? hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? units, Tensor? hr, "
@@ -32,30 +27,6 @@ for _schema in (
     "bool need_x, bool need_weights) -> Tensor[]",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-
-
-class Call(NamedTuple):
-    """What both operators begin with; shapes as for `recur.scan.scan`."""
-
-    equation: str
-    x: Tensor
-    weights: Weights
-    state: Sequence[Tensor]
-    lengths: Tensor | None
-    resets: Tensor | None
-    masks: Tensor | None
-    reverse: bool
-    left: bool
-
-    @staticmethod
-    def of(given: Sequence[Any]) -> "tuple[Call, Sequence[Any]]":
-        """Return what the arguments of an operator begin with, and the rest."""
-        return Call(given[0], given[1], Weights(*given[2:8]), *given[8:14]), given[14:]
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """As arguments of an operator."""
-        return (self.equation, self.x, *self.weights, *self[3:])
 
 
 def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
@@ -116,8 +87,8 @@ def _scan(*given: Any) -> list[Tensor]:
 
 
 def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
-    _check(call)
-    rows = _rows(call)
+    check(call)
+    rows = rows_of(call)
     result = kernel.forward(
         call.equation,
         call.x,
@@ -130,7 +101,7 @@ def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
     )
     outputs = [result.y, *(value.contiguous() for value in result.final)]
     if every:
-        states = _expected(call.equation).states
+        states = expected(call.equation).states
         others = [value for name, value in zip(states, result.final, strict=True) if name != "h"]
         for packed, final in zip(result.kept, others, strict=False):
             outputs.append(rows.unpack(packed[: rows.total, : final.shape[1]]).clone())
@@ -151,17 +122,17 @@ def _own(value: Tensor) -> Tensor:
 def _scan_fake(*given: Any) -> list[Tensor]:
     call, (keep, states, gates) = Call.of(given)
     x, (steps, batch) = call.x, call.x.shape[:2]
-    expected = _expected(call.equation)
-    hidden = call.weights.ih.shape[0] // expected.gates
-    sizes = {name: value.shape[1] for name, value in zip(expected.states, call.state, strict=True)}
+    wanted = expected(call.equation)
+    hidden = call.weights.ih.shape[0] // wanted.gates
+    sizes = {name: value.shape[1] for name, value in zip(wanted.states, call.state, strict=True)}
     others = [size for name, size in sizes.items() if name != "h"]
     outputs = [x.new_empty(steps, batch, sizes["h"]), *(x.new_empty(value.shape) for value in call.state)]
     if states:
         outputs += [x.new_empty(steps, batch, size) for size in others]
     if gates:
-        outputs.append(x.new_empty(steps, batch, expected.gates, hidden))
+        outputs.append(x.new_empty(steps, batch, wanted.gates, hidden))
     if keep:
-        widths = _kept_sizes(call.equation, host().lanes(x.dtype), hidden, sizes["h"])
+        widths = kept_sizes(call.equation, host().lanes(x.dtype), hidden, sizes["h"])
         outputs += [x.new_empty(steps * batch, width) for width in widths]
     return outputs
 
@@ -181,17 +152,17 @@ def _run_backward(
     need_x: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    _check(call)
-    _check_backward(call, y, kept, d_y, d_final, d_states)
-    names = [name for name in _expected(call.equation).states if name != "h"]
+    check(call)
+    check_backward(call, y, kept, d_y, d_final, d_states)
+    names = [name for name in expected(call.equation).states if name != "h"]
     gradients = kernel.backward(
         call.equation,
         call.x,
         call.weights,
         call.state,
-        _rows(call),
+        rows_of(call),
         dense_rows(y),
-        [value.contiguous() for value in kept],
+        [_aligned(value) for value in kept],
         d_y,
         d_final,
         None if call.masks is None else dense_rows(call.masks),
@@ -201,6 +172,12 @@ def _run_backward(
     )
     found = [call.x.new_empty(0) if g is None else g for g in (gradients.x, *gradients.weights)]
     return [*found, *(value.contiguous() for value in gradients.state)]
+
+
+def _aligned(value: Tensor) -> Tensor:
+    # kernels read whole vectors of what they kept; hooks for saved tensors may bring it back anywhere
+    value = value.contiguous()
+    return value.clone() if value.data_ptr() % 64 else value
 
 
 def _scan_backward_fake(*given: Any) -> list[Tensor]:
@@ -293,154 +270,40 @@ def _below(*given: Any) -> list[Tensor]:
 
 def _scan_autograd(*given: Any) -> list[Tensor]:
     call, options = Call.of(given)
+    if transformed((call.x, *call.weights, *call.state, call.masks)):
+        return _unrolled(call, *options)
     if call.masks is not None and call.masks.requires_grad and torch.is_grad_enabled():
         raise InputError("`masks` get no gradient from `recur::scan`: detach them, or take backend='reference'")
     return _recorded(call, False, *options) if _differentiated(call) else _below(*given)
 
 
-class _Expected(NamedTuple):
-    """How many gates, recurrent products, per-unit parameters and masks an equation has, and its states."""
-
-    gates: int
-    recurrent: int
-    units: int
-    masks: int
-    projected: bool
-    states: tuple[str, ...]
-
-
-@lru_cache(maxsize=256)
-def _expected(equation: str) -> _Expected:
-    e = Equation.parse(equation)
-    return _Expected(len(e.gates), len(e.recurrent), len(e.units), len(e.masks), e.projected, e.states)
+def transformed(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is under way, which kernels know nothing of."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    dual: Any = torch.autograd.forward_ad.unpack_dual
+    return torch.autograd.forward_ad._current_level >= 0 and any(
+        value is not None and dual(value).tangent is not None for value in tensors
+    )
 
 
-def _check(call: Call) -> None:
-    """Refuse what kernels would read past the end of.
-
-    Raises:
-        InputError: names the tensor, what it must be, and what it is.
-    """
-    x, expected = call.x, _expected(call.equation)
-    if x.dim() != 3 or not x.shape[0] or x.dtype not in DTYPES:
-        raise InputError(f"`x` must be float32 or float64 [T, B, D] with T above 0, got {_said(x)}")
-    if len(call.state) != len(expected.states):
-        raise InputError(f"`state` must be {', '.join(expected.states)}, got {len(call.state)} tensors")
-    steps, batch, width = x.shape
-    hidden, outputs = _sizes(call, expected)
-    ih, hh, bias_ih, bias_hh, units, hr = call.weights
-    stacked, recurrent = expected.gates * hidden, expected.recurrent * hidden
-    _fit("ih", ih, x, (stacked, width), True)
-    _fit("hh", hh, x, (recurrent, outputs), recurrent > 0)
-    _fit("bias_ih", bias_ih, x, (stacked,), bias_ih is not None)
-    _fit("bias_hh", bias_hh, x, (recurrent,), recurrent > 0 and bias_hh is not None)
-    _fit("units", units, x, (expected.units, hidden), expected.units > 0)
-    _fit("hr", hr, x, (outputs, hidden), expected.projected)
-    for name, value in zip(expected.states, call.state, strict=True):
-        _fit(f"state.{name}", value, x, (batch, outputs if name == "h" else hidden), True)
-    _fit("masks", call.masks, x, (expected.masks, steps, batch, hidden), expected.masks > 0)
-    for name, given, dtype, shape in (
-        ("lengths", call.lengths, torch.int64, (batch,)),
-        ("resets", call.resets, torch.bool, (steps, batch)),
-    ):
-        if given is not None and (given.shape != shape or given.dtype is not dtype or not given.is_cpu):
-            raise InputError(f"`{name}` must be {dtype} {list(shape)}, got {_said(given)}")
+def _unrolled(call: Call, keep: bool, states: bool, gates: bool) -> list[Tensor]:
+    """The operator in torch's own: what transforms differentiate, and batch."""
+    if keep:
+        raise NotImplementedError("`recur::scan` keeps nothing under torch.func: leave out `keep`")
+    run = eager.Unrolled(*call)
+    others = [value for name, value in run.states.items() if name != "h"] if states else []
+    return [run.outputs, *run.final, *others, *([run.gates] if gates else [])]
 
 
-def _check_backward(
-    call: Call,
-    y: Tensor,
-    kept: Sequence[Tensor],
-    d_y: Tensor | None,
-    d_final: Sequence[Tensor | None],
-    d_states: Sequence[Tensor | None],
-) -> None:
-    x, expected = call.x, _expected(call.equation)
-    steps, batch, _ = x.shape
-    hidden, outputs = _sizes(call, expected)
-    widths = _kept_widths(call.equation, host().lanes(x.dtype), hidden, outputs)
-    states = [value for name, value in zip(expected.states, call.state, strict=True) if name != "h"]
-    if len(kept) != len(widths) or len(d_final) != len(call.state) or len(d_states) not in (0, len(states)):
-        raise InputError(
-            f"`kept`, `d_final` and `d_states` must be {len(widths)}, {len(call.state)} and {len(states)} or 0, "
-            f"got {len(kept)}, {len(d_final)} and {len(d_states)}"
-        )
-    _fit("y", y, x, (steps, batch, outputs), True)
-    _fit("d_y", d_y, x, (steps, batch, outputs), d_y is not None)
-    for value, size in zip(kept, widths, strict=True):
-        _fit("kept", value, x, (steps * batch, size), True)
-    for given, final in zip(d_final, call.state, strict=True):
-        _fit("d_final", given, x, final.shape, given is not None)
-    for given, final in zip(d_states, states, strict=False):
-        _fit("d_states", given, x, (steps, *final.shape), given is not None)
-
-
-def _sizes(call: Call, expected: _Expected) -> tuple[int, int]:
-    """Return H, and P or H."""
-    ih, hr = call.weights.ih, call.weights.hr
-    hidden = ih.shape[0] // expected.gates if ih.dim() else 0
-    outputs = hr.shape[0] if hr is not None and hr.dim() else hidden
-    if not hidden or not outputs:
-        raise InputError(f"`ih` must be [G*H, D] with G = {expected.gates} and H above 0, got {_said(ih)}")
-    return hidden, outputs
-
-
-def _fit(name: str, value: Tensor | None, like: Tensor, shape: tuple[int, ...], wanted: bool) -> None:
-    if value is None:
-        if not wanted:
-            return
-    elif wanted and value.shape == shape and value.dtype is like.dtype and value.is_cpu:
-        return
-    raise InputError(f"`{name}` must be {f'{like.dtype} {list(shape)}' if wanted else None}, got {_said(value)}")
-
-
-def _said(value: Tensor | None) -> str:
-    return "None" if value is None else f"{value.dtype} {list(value.shape)} on {value.device}"
-
-
-def _kept_sizes(equation: str, lanes: int, hidden: int, outputs: int) -> tuple[int, ...]:
-    """Return how many numbers each kept tensor has per step and row: states other than h, slots, row numbers."""
-
-    def padded(size: int) -> int:
-        return -(-size // lanes) * lanes
-
-    plan = plan_forward(equation, True)
-    states = [padded(hidden) for name in plan.equation.states if name != "h"]
-    slots = [padded(hidden if node.dim == UNITS else outputs) for node in plan.slots]
-    return (*states, sum(slots), len(plan.rows))
-
-
-_kept_widths = lru_cache(maxsize=256)(_kept_sizes)
-
-
-def _rows(call: Call) -> Rows:
-    """Return which rows run which steps.
-
-    Raises:
-        InputError: a length is not in 0..T.
-    """
-    steps, batch = call.x.shape[:2]
-    if call.lengths is None and call.resets is None:
-        return uniform(steps, batch, call.reverse)
-    lengths = (steps,) * batch if call.lengths is None else tuple(call.lengths.tolist())
-    if lengths and (min(lengths) < 0 or max(lengths) > steps):
-        row, length = next((row, n) for row, n in enumerate(lengths) if not 0 <= n <= steps)
-        raise InputError(f"`lengths` must be in 0..T = 0..{steps}, got {length} in row {row}")
-    if call.resets is not None:
-        return ragged(steps, lengths, reverse=call.reverse, left=call.left, resets=call.resets)
-    return _ragged(steps, lengths, call.reverse, call.left)
-
-
-@lru_cache(maxsize=32)
-def _ragged(steps: int, lengths: tuple[int, ...], reverse: bool, left: bool) -> Rows:
-    # once for the directions, the layers and the backward of a batch
-    if all(length == steps for length in lengths):
-        return uniform(steps, len(lengths), reverse)
-    return ragged(steps, lengths, reverse=reverse, left=left)
+def _scan_batched(*given: Any) -> list[Tensor]:
+    call, options = Call.of(given)
+    return _unrolled(call, *options)
 
 
 _LIBRARY.impl("scan", _scan, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("scan", _scan_autograd, "Autograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("scan", _scan_batched, "FuncTorchBatchedDecomposition")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("scan_backward", _scan_backward, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("recur::scan", _scan_fake, lib=_LIBRARY)
 torch.library.register_fake("recur::scan_backward", _scan_backward_fake, lib=_LIBRARY)

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 
 from recur.cells import cell_named
 from recur.cells.cell import Cell, State
@@ -31,6 +32,10 @@ class Output(NamedTuple):
 
     output: Tensor
     state: State
+
+
+# by this name a program that torch.export has saved finds it again
+_register_namedtuple(Output, serialized_type_name="recur.Output")
 
 
 class Recurrent(nn.Module):

@@ -50,7 +50,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, devic
     Raises:
         InputError: not B whole numbers in 0..T.
     """
-    given = torch.as_tensor(lengths)
+    given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device=device)
     if given.numel() and given.dtype in (torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise InputError(f"`lengths` must be whole numbers, got {given.dtype}")
     if given.shape != (batch,):
