@@ -107,6 +107,7 @@ def scan(
 
     Returns:
         the outputs and the state after each row's last step in scan order; a row of length 0 keeps its initial state.
+        They are of the weights' type, under autocast too; only torch's kernels then give autocast's.
 
     Raises:
         InputError: the backend does not exist or cannot run this.

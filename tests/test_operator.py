@@ -20,7 +20,7 @@ import recur.scan
 from recur import GRU, LSTM, RNN, Cell, InputError, Recurrent, State, tanh
 from recur.cells import CELLS, Elman
 from recur.cells.cell import Named
-from recur.compiler import kernel
+from recur.compiler import kernel, machine
 
 
 class Leaky(Cell):
@@ -332,6 +332,15 @@ assert torch.allclose(found.output, output, atol=1e-6) and torch.allclose(found.
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_operator_runs_where_there_is_no_machine_code(name, monkeypatch):
+    cell, options = CALLS[name]
+    call = arguments(cell, requires_grad=False, **options)
+    expected = torch.ops.recur.scan(*call)
+    monkeypatch.setattr(machine, "available", lambda: "not here")
+    assert close(torch.ops.recur.scan(*call), expected)
 
 
 def test_import_leaves_the_compiler_of_torch_alone():

@@ -5,9 +5,9 @@ can cost a time slice. Results have the same bits either way, so the choice may 
 """
 
 from collections import deque
-from statistics import median
 
-PROBE_FIRST, PROBE_LAST = 8, 64  # calls between looks at the other way
+FIRST = 2  # calls of either way before there is a choice
+PROBE_FIRST, PROBE_LAST = 8, 64  # then, calls between looks at the other way
 
 
 class Choice:
@@ -15,24 +15,33 @@ class Choice:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._times: dict[int, deque[float]] = {threads: deque(maxlen=3), 1: deque(maxlen=3)}
+        self._times: dict[int, deque[float]] = {threads: deque(maxlen=4), 1: deque(maxlen=4)}
         self._best, self._interval, self._since = threads, PROBE_FIRST, 0
+        self._warm = False
 
     def next(self) -> int:
         """Return how many threads to take for the next call."""
+        if len(self._times[1]) < FIRST or len(self._times[self.threads]) < FIRST:
+            return 1 if len(self._times[1]) < len(self._times[self.threads]) else self.threads
         self._since += 1
-        other = 1 if self._best == self.threads else self.threads
-        known = len(self._times[other])
-        if self._times[self._best] and (not known or self._since >= self._interval):
-            self._since = 0
-            return other
-        return self._best
+        if self._since < self._interval:
+            return self._best
+        self._since = 0
+        return 1 if self._best == self.threads else self.threads
 
     def took(self, threads: int, seconds: float) -> None:
         """Take note of a call."""
-        self._times[threads].append(seconds)
-        if not all(self._times.values()):
+        if not self._warm:  # the first call finds neither threads nor caches ready
+            self._warm = True
             return
-        best = min(self._times, key=lambda n: median(self._times[n]))
+        self._times[threads].append(seconds)
+        if min(map(len, self._times.values())) < FIRST:
+            return
+        best = min(self._times, key=lambda n: _typical(self._times[n]))
         self._interval = PROBE_FIRST if best != self._best else min(PROBE_LAST, self._interval + 1)
         self._best = best
+
+
+def _typical(times: "deque[float]") -> float:
+    # the lower median: one call that was disturbed says nothing, two do
+    return sorted(times)[(len(times) - 1) // 2]

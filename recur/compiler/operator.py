@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recur.compiler import eager, kernel
+from recur.compiler import eager, kernel, machine
 from recur.compiler.call import Call, check, check_backward, expected, kept_sizes, rows_of
 from recur.compiler.target import host
 from recur.compiler.weights import Weights, dense_rows
@@ -36,7 +36,7 @@ def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
         InputError: the tensors do not fit together.
         NotCompilable: machine code cannot be made or loaded here.
     """
-    if torch.compiler.is_compiling() or _heard((call.x, *call.weights, *call.state)):
+    if torch.compiler.is_compiling() or _heard((call.x, *call.weights, *call.state, call.masks)):
         result: list[Tensor] = torch.ops.recur.scan.default(*call.arguments, False, states, gates)
         return result
     # past the dispatcher, which takes as long as a step of a small layer
@@ -82,8 +82,13 @@ def _differentiated(call: Call) -> bool:
 
 
 def _scan(*given: Any) -> list[Tensor]:
-    call, options = Call.of(given)
-    return _run(call, *options)
+    call, (keep, states, gates) = Call.of(given)
+    if not keep and machine.available() is not None:
+        # a program exported elsewhere
+        check(call)
+        rows_of(call)
+        return _unrolled(call, keep, states, gates)
+    return _run(call, keep, states, gates)
 
 
 def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
@@ -237,7 +242,7 @@ class _Scan(torch.autograd.Function):
         if again or _batched(grads):
             return (None,) * 10 + eager.gradients(*call, given)
         more = (y, kept, *given, need_x, need_weights)
-        if _heard((*tensors, *kept, *grads)):
+        if _heard((*tensors, masks, y, *kept, *grads)):
             results = torch.ops.recur.scan_backward.default(*call.arguments, *more)
         else:
             results = _run_backward(call, *more)
