@@ -8,7 +8,7 @@ device and dtype and under every transform. Nothing above this file knows which 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +18,13 @@ from recur.cells.cell import Cell, Gates, Named, Products, Projection, State, Un
 from recur.compiler import machine, operator
 from recur.compiler.call import DTYPES, Call
 from recur.compiler.eager import Unrolled, valid_steps
+from recur.compiler.operator import constant
 from recur.compiler.trace import trace
 from recur.compiler.weights import Weights as KernelWeights
 from recur.errors import InputError
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Have torch.compile call `function` while it compiles, and take the result for good."""
-    # torch.compiler.assume_constant_result does just this, after importing the compiler for a second and a half
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-BACKENDS = ("auto", "reference", "cpu", "torch")
+BACKENDS = ("auto", "reference", "cpu", "cpu-bfloat16", "torch")
+COMPILED = ("cpu", "cpu-bfloat16")
 
 # what shuts a gate for good: sigmoid of ±SHUT is exactly 0 or 1 whatever else is added; float16 has no larger number
 SHUT, SHUT_FLOAT16 = 1e30, 3e4
@@ -101,9 +92,10 @@ def scan(
         states: whether to return the states after every step.
         gates: whether to return the gates' values: the activation of its pre-activation, or the pre-activation itself
             where the equation uses that in several places. No gradient flows through them.
-        backend: "cpu", "torch", "reference", or "auto": the environment variable RECUR_BACKEND if that is set, else
-            compiled kernels on CPUs for float32 and float64, elsewhere torch's where it has the cell, else the
-            reference.
+        backend: "cpu", "cpu-bfloat16" (as "cpu", with weights kept as bfloat16 where no gradient is asked for, in
+            float32, if the processor has instructions for it), "torch", "reference", or "auto": the environment
+            variable RECUR_BACKEND if that is set, else compiled kernels on CPUs for float32 and float64, elsewhere
+            torch's where it has the cell, else the reference.
 
     Returns:
         the outputs and the state after each row's last step in scan order; a row of length 0 keeps its initial state.
@@ -121,8 +113,9 @@ def scan(
     known = lengths is None or readable(lengths)
     plain = not (left or states or gates) and resets is None and masks is None and known
     chosen = choose(cell, input, weights, state, backend, plain=plain, masks=masks)
-    if chosen == "cpu":
-        return _compiled(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
+    if chosen in COMPILED:
+        half = chosen == "cpu-bfloat16"
+        return _compiled(cell, input, weights, state, lengths, half=half, **options)  # type: ignore[arg-type]
     if chosen == "torch":
         kernel = cell.torch_kernel
         assert kernel is not None
@@ -149,15 +142,15 @@ def check_backend(backend: str) -> str:
 def compiles(weight: Tensor, input: Tensor, backend: str) -> bool:
     """Whether these are run by compiled kernels, as far as device, type and `backend` say."""
     asked = _asked(backend)
-    if asked not in ("auto", "cpu"):
+    if asked not in ("auto", *COMPILED):
         return False
     fits = weight.device.type == "cpu" and weight.dtype in DTYPES and input.device.type == "cpu"
-    if asked == "cpu" and not fits:
+    if asked in COMPILED and not fits:
         raise InputError(
-            f"`backend` 'cpu' runs float32 and float64 on a CPU, got weights of {weight.dtype} on "
+            f"`backend` {asked!r} runs float32 and float64 on a CPU, got weights of {weight.dtype} on "
             f"{weight.device.type} and an input on {input.device.type}"
         )
-    return fits and (asked == "cpu" or _available())
+    return fits and (asked in COMPILED or _available())
 
 
 @constant
@@ -201,7 +194,7 @@ def choose(
     ):
         return "reference"
     if fits:
-        return "cpu"
+        return asked if asked in COMPILED else "cpu"
     return "torch" if cell.torch_kernel is not None and plain else "reference"
 
 
@@ -267,6 +260,7 @@ def _compiled(
     masks: Tensor | None,
     states: bool,
     gates: bool,
+    half: bool,
 ) -> Scanned:
     # what autocast has made of an input or state is taken back: kernels compute in the weights' type
     dtype = weights.ih.dtype
@@ -283,7 +277,7 @@ def _compiled(
         reverse,
         left,
     )
-    output, *rest = operator.scan(call, states=states, gates=gates)
+    output, *rest = operator.scan(call, states=states, gates=gates, half=half)
     names = cell.state_names
     after = State(**dict(zip(names, rest, strict=False)))
     every = None

@@ -130,6 +130,19 @@ def test_bfloat16_weights_round_and_nothing_else():
     assert torch.equal(run(True, torch.float64), run(False, torch.float64))
 
 
+def test_a_layer_with_bfloat16_weights_trains_in_float32():
+    torch.manual_seed(0)
+    layer, x = recur.GRU(9, 70, 2, backend="cpu-bfloat16", bidirectional=True), torch.randn(6, 3, 9)
+    with torch.no_grad():
+        half = layer(x, lengths=[6, 0, 3])[0]
+    trained = layer(x, lengths=[6, 0, 3])[0]
+    assert trained.requires_grad
+    layer.backend = "cpu"
+    assert torch.equal(trained, layer(x, lengths=[6, 0, 3])[0])
+    assert (half - trained).abs().max() < 2e-2
+    assert torch.equal(half, trained) != host().has_bf16
+
+
 def test_the_faster_way_is_taken_and_the_other_looked_at_now_and_then():
     choice, alone, shared = Choice(4), 1.0, 0.4
     taken = []

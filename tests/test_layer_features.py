@@ -222,7 +222,9 @@ def test_the_parallel_form_says_which_cells_it_runs():
     for name in ("lstm", "indrnn", "gru"):
         with pytest.raises(InputError, match=r"`backend` 'parallel' runs cells of one state with h_t = a_t \* h"):
             Recurrent(name, 4, 5, backend="parallel")(torch.zeros(2, 1, 4))
-    with pytest.raises(InputError, match="`backend` must be one of auto, reference, cpu, torch, parallel, got 'cuda'"):
+    with pytest.raises(
+        InputError, match="`backend` must be one of auto, reference, cpu, cpu-bfloat16, torch, parallel, got 'cuda'"
+    ):
         Recurrent("mingru", 4, 5, backend="cuda")
 
 
@@ -240,7 +242,9 @@ def test_backend_info_says_what_runs_here_and_why(monkeypatch: pytest.MonkeyPatc
     assert (info.backend, info.reason) == ("reference", "RECUR_BACKEND says so")
     assert "RECUR_BACKEND=reference" in str(info)
     monkeypatch.setenv("RECUR_BACKEND", "gpu")
-    with pytest.raises(InputError, match="RECUR_BACKEND must be one of auto, reference, cpu, torch, found 'gpu'"):
+    with pytest.raises(
+        InputError, match="RECUR_BACKEND must be one of auto, reference, cpu, cpu-bfloat16, torch, found 'gpu'"
+    ):
         recur.backend_info()
     monkeypatch.delenv("RECUR_BACKEND")
     monkeypatch.setattr(machine, "available", lambda: "no compiler today")

@@ -312,7 +312,9 @@ def test_lengths_need_a_batch_and_no_packing():
 def test_constructor_arguments_of_our_own_are_checked():
     with pytest.raises(InputError, match=r"`recurrent_dropout` must be in \[0, 1\), got 1"):
         recur.LSTM(4, 5, recurrent_dropout=1)
-    with pytest.raises(InputError, match="`backend` must be one of auto, reference, cpu, torch, got 'cuda'"):
+    with pytest.raises(
+        InputError, match="`backend` must be one of auto, reference, cpu, cpu-bfloat16, torch, got 'cuda'"
+    ):
         recur.GRU(4, 5, backend="cuda")
     with pytest.raises(InputError, match="`backend` 'torch' has no kernel for PeepholeLSTM"):
         Recurrent("lstm-peephole", 4, 5, backend="torch")(torch.zeros(1, 1, 4))

@@ -4,17 +4,21 @@ The equation goes in as text, so that a graph which holds the operator is comple
 torch.export see one node, and an exported program runs wherever `recur.scan` is imported.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+import recur
 from recur.compiler import eager, kernel, machine
 from recur.compiler.call import Call, check, check_backward, expected, kept_sizes, rows_of
 from recur.compiler.target import host
 from recur.compiler.weights import Weights, dense_rows
 from recur.errors import InputError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _ARGUMENTS = (
     "str equation, Tensor x, Tensor ih, Tensor? hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? units, Tensor? hr, "
@@ -22,27 +26,43 @@ _ARGUMENTS = (
 )
 _LIBRARY = torch.library.Library("recur", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in (
-    f"scan({_ARGUMENTS}, bool keep, bool states, bool gates) -> Tensor[]",
+    f"scan({_ARGUMENTS}, bool keep, bool states, bool gates, str build='') -> Tensor[]",
     f"scan_backward({_ARGUMENTS}, Tensor y, Tensor[] kept, Tensor? d_y, Tensor?[] d_final, Tensor?[] d_states, "
     "bool need_x, bool need_weights) -> Tensor[]",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 
-def scan(call: Call, *, states: bool, gates: bool) -> list[Tensor]:
+def scan(call: Call, *, states: bool, gates: bool, half: bool = False) -> list[Tensor]:
     """Return the outputs and final states, and on request the states other than h after every step, and the gates.
+
+    With `half` the weights are kept as bfloat16 where no gradient is asked for and nothing else looks on.
 
     Raises:
         InputError: the tensors do not fit together.
         NotCompilable: machine code cannot be made or loaded here.
     """
     if torch.compiler.is_compiling() or _heard((call.x, *call.weights, *call.state, call.masks)):
-        result: list[Tensor] = torch.ops.recur.scan.default(*call.arguments, False, states, gates)
+        result: list[Tensor] = torch.ops.recur.scan.default(*call.arguments, False, states, gates, _build())
         return result
     # past the dispatcher, which takes as long as a step of a small layer
     if _differentiated(call):
         return _recorded(call, True, False, states, gates)
-    return _run(call, False, states, gates)
+    return _run(call, False, states, gates, half)
+
+
+def constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have torch.compile call `function` while it compiles, and take the result for good."""
+    # torch.compiler.assume_constant_result does just this, after importing the compiler for a second and a half
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant
+def _build() -> str:
+    # part of the graph, so that graphs which torch.compile has on disk are not those of another recur or processor,
+    # which keeps something else for the backward; the operator itself makes no use of it
+    return f"{recur.__version__} {host().vector_bytes}"
 
 
 def watched() -> bool:
@@ -82,7 +102,7 @@ def _differentiated(call: Call) -> bool:
 
 
 def _scan(*given: Any) -> list[Tensor]:
-    call, (keep, states, gates) = Call.of(given)
+    call, (keep, states, gates) = Call.of(given[:17])
     if not keep and machine.available() is not None:
         # a program exported elsewhere
         check(call)
@@ -91,7 +111,7 @@ def _scan(*given: Any) -> list[Tensor]:
     return _run(call, keep, states, gates)
 
 
-def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
+def _run(call: Call, keep: bool, every: bool, gates: bool, half: bool = False) -> list[Tensor]:
     check(call)
     rows = rows_of(call)
     result = kernel.forward(
@@ -103,6 +123,7 @@ def _run(call: Call, keep: bool, every: bool, gates: bool) -> list[Tensor]:
         None if call.masks is None else dense_rows(call.masks),
         training=keep or every,
         gates=gates,
+        half=half,
     )
     outputs = [result.y, *(value.contiguous() for value in result.final)]
     if every:
@@ -125,7 +146,7 @@ def _own(value: Tensor) -> Tensor:
 
 
 def _scan_fake(*given: Any) -> list[Tensor]:
-    call, (keep, states, gates) = Call.of(given)
+    call, (keep, states, gates) = Call.of(given[:17])
     x, (steps, batch) = call.x, call.x.shape[:2]
     wanted = expected(call.equation)
     hidden = call.weights.ih.shape[0] // wanted.gates
@@ -274,7 +295,7 @@ def _below(*given: Any) -> list[Tensor]:
 
 
 def _scan_autograd(*given: Any) -> list[Tensor]:
-    call, options = Call.of(given)
+    call, options = Call.of(given[:17])
     if transformed((call.x, *call.weights, *call.state, call.masks)):
         return _unrolled(call, *options)
     if call.masks is not None and call.masks.requires_grad and torch.is_grad_enabled():
@@ -302,7 +323,7 @@ def _unrolled(call: Call, keep: bool, states: bool, gates: bool) -> list[Tensor]
 
 
 def _scan_batched(*given: Any) -> list[Tensor]:
-    call, options = Call.of(given)
+    call, options = Call.of(given[:17])
     return _unrolled(call, *options)
 
 
