@@ -21,6 +21,7 @@ from recur import GRU, LSTM, RNN, Cell, InputError, Recurrent, State, tanh
 from recur.cells import CELLS, Elman
 from recur.cells.cell import Named
 from recur.compiler import kernel, machine
+from recur.compiler.target import host
 
 
 class Leaky(Cell):
@@ -201,7 +202,10 @@ def test_compiled_whole_with_one_node_for_each_layer_and_direction(name, lengths
     layer, graphs = LAYERS[name](), []
 
     def backend(graph, inputs):
-        graphs.append([node.target for node in graph.graph.nodes if "recur" in str(node.target)])
+        nodes = [node for node in graph.graph.nodes if "recur" in str(node.target)]
+        graphs.append([node.target for node in nodes])
+        # a graph that torch.compile has on disk is for this recur and this processor
+        assert {node.args[-1] for node in nodes} == {f"{recur.__version__} {host().vector_bytes}"}
         return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
 
     x = torch.randn(5, 3, 4)

@@ -47,7 +47,7 @@ def scan(call: Call, *, states: bool, gates: bool, half: bool = False) -> list[T
         return result
     # past the dispatcher, which takes as long as a step of a small layer
     if _differentiated(call):
-        return _recorded(call, True, False, states, gates)
+        return _recorded(call, True, False, states, gates, "")
     return _run(call, False, states, gates, half)
 
 
@@ -60,8 +60,8 @@ def constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @constant
 def _build() -> str:
-    # part of the graph, so that graphs which torch.compile has on disk are not those of another recur or processor,
-    # which keeps something else for the backward; the operator itself makes no use of it
+    # part of the graph, so that those which torch.compile has on disk are not taken for those of another recur or
+    # processor, which keeps something else for the backward; the operator itself makes no use of it
     return f"{recur.__version__} {host().vector_bytes}"
 
 
@@ -102,7 +102,7 @@ def _differentiated(call: Call) -> bool:
 
 
 def _scan(*given: Any) -> list[Tensor]:
-    call, (keep, states, gates) = Call.of(given[:17])
+    call, (keep, states, gates, *_) = Call.of(given)
     if not keep and machine.available() is not None:
         # a program exported elsewhere
         check(call)
@@ -146,7 +146,7 @@ def _own(value: Tensor) -> Tensor:
 
 
 def _scan_fake(*given: Any) -> list[Tensor]:
-    call, (keep, states, gates) = Call.of(given[:17])
+    call, (keep, states, gates, *_) = Call.of(given)
     x, (steps, batch) = call.x, call.x.shape[:2]
     wanted = expected(call.equation)
     hidden = call.weights.ih.shape[0] // wanted.gates
@@ -226,6 +226,7 @@ class _Scan(torch.autograd.Function):
         keep: bool,
         states: bool,
         gates: bool,
+        build: str,
         equation: str,
         lengths: Tensor | None,
         resets: Tensor | None,
@@ -237,7 +238,7 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, state = Weights(*tensors[:6]), list(tensors[6:])  # type: ignore[arg-type]
         call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)  # type: ignore[arg-type]
-        results = _run(call, True, states, gates) if direct else _below(*call.arguments, True, states, gates)
+        results = _run(call, True, states, gates) if direct else _below(*call.arguments, True, states, gates, build)
         count = len(state)
         shown = 1 + count + (count - 1 if states else 0) + gates
         outputs, kept = tuple(results[:shown]), results[shown:]
@@ -257,11 +258,11 @@ class _Scan(torch.autograd.Function):
         lengths, resets, masks, y, *kept = rest[6 + count :]
         call = Call(equation, x, weights, state, lengths, resets, masks, reverse, left)
         given = (grads[0], list(grads[1 : 1 + count]), list(grads[1 + count : 2 * count]) if ctx.states else [])
-        _, _, _, _, _, _, _, _, _, _, need_x, *needed = ctx.needs_input_grad
+        need_x, *needed = ctx.needs_input_grad[11:]
         need_weights = any(needed[:6])
         again = torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in (*tensors, *grads))
         if again or _batched(grads):
-            return (None,) * 10 + eager.gradients(*call, given)
+            return (None,) * 11 + eager.gradients(*call, given)
         more = (y, kept, *given, need_x, need_weights)
         if _heard((*tensors, masks, y, *kept, *grads)):
             results = torch.ops.recur.scan_backward.default(*call.arguments, *more)
@@ -269,7 +270,7 @@ class _Scan(torch.autograd.Function):
             results = _run_backward(call, *more)
         d_x = results[0] if need_x else None
         d_weights = (d if w is not None and need_weights else None for w, d in zip(weights, results[1:7], strict=True))
-        return (*(None,) * 10, d_x, *d_weights, *results[7:])
+        return (*(None,) * 11, d_x, *d_weights, *results[7:])
 
 
 def _batched(grads: Iterable[Tensor | None]) -> bool:
@@ -284,7 +285,7 @@ def _batched(grads: Iterable[Tensor | None]) -> bool:
 _record: Any = super(torch.autograd.Function, _Scan).apply
 
 
-def _recorded(call: Call, *options: bool) -> list[Tensor]:
+def _recorded(call: Call, *options: Any) -> list[Tensor]:
     return list(_record(*options, *call[:1], *call[4:], call.x, *call.weights, *call.state))
 
 
@@ -295,12 +296,14 @@ def _below(*given: Any) -> list[Tensor]:
 
 
 def _scan_autograd(*given: Any) -> list[Tensor]:
-    call, options = Call.of(given[:17])
+    call, (keep, states, gates, *build) = Call.of(given)
     if transformed((call.x, *call.weights, *call.state, call.masks)):
-        return _unrolled(call, *options)
+        return _unrolled(call, keep, states, gates)
     if call.masks is not None and call.masks.requires_grad and torch.is_grad_enabled():
         raise InputError("`masks` get no gradient from `recur::scan`: detach them, or take backend='reference'")
-    return _recorded(call, False, *options) if _differentiated(call) else _below(*given)
+    if _differentiated(call):
+        return _recorded(call, False, keep, states, gates, "".join(build))
+    return _below(*given)
 
 
 def transformed(tensors: Iterable[Tensor | None]) -> bool:
@@ -323,8 +326,8 @@ def _unrolled(call: Call, keep: bool, states: bool, gates: bool) -> list[Tensor]
 
 
 def _scan_batched(*given: Any) -> list[Tensor]:
-    call, options = Call.of(given[:17])
-    return _unrolled(call, *options)
+    call, (keep, states, gates, *_) = Call.of(given)
+    return _unrolled(call, keep, states, gates)
 
 
 _LIBRARY.impl("scan", _scan, "CPU")  # type: ignore[no-untyped-call]
