@@ -373,7 +373,7 @@ class _Turns:
         hidden = len(weights.ih) // len(cell.gate_names)
         lib, rows = library(dtype), uniform(1, batch)
         sizes = Sizes(inputs[0].shape[2], hidden, zero.h.shape[1], lib.VL)
-        frame = kernel._Frame(forward, sizes, rows, lib)
+        frame = kernel.Frame(forward, sizes, rows, lib)
         packed = packed_for_inference(frame.plan, KernelWeights(*weights), sizes, lib)
         masks = masks_for(cell, 1, zero.h.new_empty(()).expand(batch, hidden), draw=False)
         self.groups = sizes.padded(UNITS) // lib.VL // lib.NC

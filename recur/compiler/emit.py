@@ -198,6 +198,22 @@ class Kernel:
         start = f.load("i64", f.at(self.pointer(f"{buffer}_offsets"), row, "i64"))
         return self.element(self.pointer(buffer), f.add(start, f.mul(t, self.word(f"{buffer}_step"))))
 
+    def fill_rows(self, j: str, row: str, t: str, start: str, earlier: str, previous: str) -> None:
+        """Say where row j's output, masks and states before step t lie; before the first step, the initial ones."""
+        f = self.f
+        f.store("ptr", self.caller_row("y", row, t), f.at(self.after_rows, j, "ptr"))
+        if self.plan.equation.masks:
+            f.store("ptr", self.caller_row("mask", row, t), f.at(self.mask_rows, j, "ptr"))
+        for name, table in self.before_rows.items():
+            initial = self.element(self.pointer(f"initial_{name}"), f.mul(row, self.word(f"initial_{name}_row")))
+            if name == "h":
+                last = self.caller_row("y", row, earlier)
+            else:
+                ld = self.padded(self.plan.equation.dim(name))
+                last = self.element(self.pointer(f"state_{name}"), f.mul(f.add(previous, row), ld))
+            chosen = f.let(f"select i1 {start}, ptr {initial}, ptr {last}")
+            f.store("ptr", chosen, f.at(table, j, "ptr"))
+
     def call_product(
         self,
         out: str,

@@ -106,18 +106,7 @@ class Forward(Kernel):
         self.q = q
         with f.loop("0", count) as loop:
             j, row = loop.index, self.row(loop.index)
-            f.store("ptr", self.caller_row("y", row, t), f.at(self.after_rows, j, "ptr"))
-            if plan.equation.masks:
-                f.store("ptr", self.caller_row("mask", row, t), f.at(self.mask_rows, j, "ptr"))
-            for name, table in self.before_rows.items():
-                initial = self.element(self.pointer(f"initial_{name}"), f.mul(row, self.word(f"initial_{name}_row")))
-                if name == "h":
-                    last = self.caller_row("y", row, earlier)
-                else:
-                    ld = self.padded(plan.equation.dim(name))
-                    last = self.element(self.pointer(f"state_{name}"), f.mul(f.add(previous, row), ld))
-                chosen = f.let(f"select i1 {start}, ptr {initial}, ptr {last}")
-                f.store("ptr", chosen, f.at(table, j, "ptr"))
+            self.fill_rows(j, row, t, start, earlier, previous)
             for stage in plan.stages:
                 for product in stage.products:
                     if id(product) in self.slot_rows:

@@ -288,7 +288,7 @@ def share(plan: Plan, sizes: Sizes, rows: Rows, lib: Library) -> tuple[int, int]
     return (nt, 0) if rows.count >= nt else (1, 0)
 
 
-class _Frame:
+class Frame:
     """What the calls of a kernel for some sizes and rows have in common."""
 
     def __init__(self, kernel: Kernel, sizes: Sizes, rows: Rows, lib: Library) -> None:
@@ -394,17 +394,17 @@ def _forward_frame(
     outputs: int,
     rows: Rows,
     nt: int,
-) -> _Frame:
+) -> Frame:
     kernel = forward_kernel(text, dtype, training, gates)
-    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype, half), rows, library(dtype))
+    return Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype, half), rows, library(dtype))
 
 
 @lru_cache(maxsize=64)
 def _backward_frame(
     text: str, dtype: torch.dtype, all_states: bool, width: int, rows_ih: int, outputs: int, rows: Rows, nt: int
-) -> _Frame:
+) -> Frame:
     kernel = backward_kernel(text, dtype, all_states)
-    return _Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
+    return Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
 
 
 def _hidden(weights: Weights) -> tuple[int, int]:
