@@ -25,6 +25,7 @@ ORDER = [
     "models",
     "data",
     "report",
+    "flow",
     "tasks",
     "predictor",
     "bench",
