@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         where,
     )
     from recur.errors import InputError, MissingExtra, RecurError, RunError
+    from recur.gradients.initialisation import chrono_, forget_bias_, identity_, orthogonal_
     from recur.layers import (
         GRU,
         LSTM,
@@ -46,6 +47,7 @@ _HOMES = {
         "where",
     ),
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
+    "recur.gradients.initialisation": ("chrono_", "forget_bias_", "identity_", "orthogonal_"),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
         *("Recurrent", "backend_info", "convert", "from_keras", "replace", "to_keras"),
@@ -74,15 +76,19 @@ __all__ = [
     "State",
     "Stream",
     "backend_info",
+    "chrono_",
     "convert",
     "exp",
+    "forget_bias_",
     "from_keras",
+    "identity_",
     "load",
     "log",
     "maximum",
     "mean",
     "minimum",
     "normalize",
+    "orthogonal_",
     "relu",
     "replace",
     "sigmoid",

@@ -1,13 +1,111 @@
 """Where weights start, when that decides how far back a network can learn to remember."""
 
-import torch
+import math
+from collections.abc import Callable, Iterator
 
+import torch
+from torch import Tensor, nn
+
+from recur.cells.cell import Cell
 from recur.errors import InputError
-from recur.layers import GRU, LSTM, RNN, Recurrent
+from recur.layers import Recurrent
+from recur.layers.torch_nn import equation_of, weights_of
+from recur.scan import Weights
+
+Layer = Recurrent | nn.RNN | nn.LSTM | nn.GRU
 
 
 @torch.no_grad()
-def chrono_(layer: Recurrent | RNN | LSTM | GRU, longest: int) -> bool:
+def orthogonal_(layer: Layer, gain: float = 1.0) -> bool:
+    """Draw the recurrent matrix of every gate orthogonal, each by itself: all its singular values are `gain`.
+
+    What passes through such a matrix, forward or backward, keeps its length however many steps there are; what shrinks
+    it then is the activation's slope alone (Saxe et al. 2014, arXiv:1312.6120, section 3). A matrix that is drawn
+    orthogonal for all gates at once, [G*H, H], leaves each gate's own [H, H] with singular values below 1.
+
+    Args:
+        layer: any recurrent layer of recur's or torch.nn's.
+        gain: the singular values, above 0. A projected cell's U [H, P] gets orthonormal columns (P <= H) times `gain`.
+
+    Returns:
+        whether the cell has recurrent matrices; IndRNN or minGRU, say, have none and are left alone.
+
+    Raises:
+        InputError: `layer` is no recurrent layer, or `gain` no positive number.
+
+    >>> layer = GRU(3, 5)
+    >>> orthogonal_(layer)
+    True
+    >>> [round(float(block.T.mm(block).trace()), 4) for block in layer.weight_hh_l0.detach().chunk(3)]
+    [5.0, 5.0, 5.0]
+    """
+    if not (math.isfinite(gain) and gain > 0):
+        raise InputError(f"`gain` must be a number above 0, got {gain}")
+    cell, weights = _parts(layer)
+    for block in _matrices(cell, weights):
+        nn.init.orthogonal_(block, gain)
+    return bool(cell.recurrent_names)
+
+
+@torch.no_grad()
+def identity_(layer: Layer, scale: float = 1.0) -> bool:
+    """Start every gate's recurrent matrix at `scale` times the identity, and all biases at 0.
+
+    An Elman network with ReLU then copies its state from step to step and adds its input, until it learns to do
+    otherwise: the IRNN of Le et al. 2015, arXiv:1504.00941, section 3, meant for `RNN(..., nonlinearity="relu")` or the
+    cell "rnn-relu". For short memories they take a scale below 1.
+
+    Args:
+        layer: any recurrent layer of recur's or torch.nn's.
+        scale: what stands on the diagonal.
+
+    Returns:
+        whether the cell has recurrent matrices; one that has none is left alone.
+
+    Raises:
+        InputError: `layer` is no recurrent layer, its recurrent matrices are not square as the cell is projected, or
+            `scale` is no finite number.
+    """
+    if not math.isfinite(scale):
+        raise InputError(f"`scale` must be a finite number, got {scale}")
+    cell, weights = _parts(layer)
+    if cell.projected:
+        raise InputError(f"`layer` must have square recurrent matrices to start at the identity, got {cell!r}")
+    if not cell.recurrent_names:
+        return False
+    for block in _matrices(cell, weights):
+        nn.init.eye_(block).mul_(scale)
+    for one in weights:
+        for bias in (one.bias_ih, one.bias_hh):
+            if bias is not None:
+                bias.zero_()
+    return True
+
+
+def forget_bias_(layer: Layer, value: float = 1.0) -> bool:
+    """Start the bias of the gate that keeps the state at `value`, so that at first it is open by σ(value).
+
+    A memory that is not written to is kept for about 1 + exp(value) steps (Gers et al. 2000, Neural Computation 12(10);
+    Jozefowicz et al. 2015, An empirical exploration of recurrent network architectures). Where the gate keeps the state
+    when it is shut, as the GRU's z in one convention, the sign is turned. With two biases the first gets the value, the
+    second 0.
+
+    Args:
+        layer: any recurrent layer of recur's or torch.nn's.
+        value: the total bias of the gate.
+
+    Returns:
+        whether the cell has such a gate (`Cell.keep`); an Elman network, say, has none and is left alone.
+
+    Raises:
+        InputError: `layer` is no recurrent layer or has no biases, or `value` is no finite number.
+    """
+    if not math.isfinite(value):
+        raise InputError(f"`value` must be a finite number, got {value}")
+    return _start_keeping(layer, "the forget bias", lambda bias: bias.fill_(value))
+
+
+def chrono_(layer: Layer, longest: int) -> bool:
     """Draw the biases of the gate that keeps the state so that its units remember for 2 to `longest` steps.
 
     A gate that stays at f keeps a memory for about 1 / (1 - f) steps; with b = log u, u uniform in 1..longest - 1,
@@ -15,28 +113,54 @@ def chrono_(layer: Recurrent | RNN | LSTM | GRU, longest: int) -> bool:
     input gate is left as it is).
 
     Args:
-        layer: any recurrent layer.
+        layer: any recurrent layer of recur's or torch.nn's.
         longest: the longest lag to be remembered, in steps, at least 2.
 
     Returns:
         whether the cell has such a gate (`Cell.keep`); an Elman network, say, has none and is left alone.
 
     Raises:
-        InputError: `longest` is below 2, or the layer has no biases.
+        InputError: `layer` is no recurrent layer or has no biases, or `longest` is below 2.
     """
     if longest < 2:
         raise InputError(f"`longest` must be at least 2 steps, got {longest}")
-    gate = layer.cell.keep.lstrip("-")
+    # with 2 as the longest, all are 2
+    return _start_keeping(layer, "chrono initialisation", lambda bias: bias.uniform_(1, max(longest - 1, 1)).log_())
+
+
+@torch.no_grad()
+def _start_keeping(layer: Layer, what: str, fill: Callable[[Tensor], object]) -> bool:
+    """Fill the bias of the gate that keeps the state, with its sign, in every layer and direction."""
+    cell, weights = _parts(layer)
+    gate = cell.keep.lstrip("-")
     if not gate:
         return False
-    names, recurrent = layer.cell.gate_names, layer.cell.recurrent_names
-    for weights in (one for directions in layer.weights() for one in directions):
-        if weights.bias_ih is None:
-            raise InputError("chrono initialisation sets biases, and the layer has none: use bias=True")
-        bias = weights.bias_ih.chunk(len(names))[names.index(gate)]
-        bias.copy_(torch.empty_like(bias).uniform_(1, max(longest - 1, 1)).log_())
-        if layer.cell.keep.startswith("-"):
+    names, recurrent = cell.gate_names, cell.recurrent_names
+    for one in weights:
+        if one.bias_ih is None:
+            raise InputError(f"{what} sets biases, and the layer has none: use bias=True")
+        bias = one.bias_ih.chunk(len(names))[names.index(gate)]
+        fill(bias)
+        if cell.keep.startswith("-"):
             bias.neg_()
-        if weights.bias_hh is not None and gate in recurrent:
-            weights.bias_hh.chunk(len(recurrent))[recurrent.index(gate)].zero_()
+        if one.bias_hh is not None and gate in recurrent:
+            one.bias_hh.chunk(len(recurrent))[recurrent.index(gate)].zero_()
     return True
+
+
+def _parts(layer: Layer) -> tuple[Cell, list[Weights]]:
+    """Return the cell, and the weights of every layer and direction."""
+    if isinstance(layer, Recurrent):
+        cell, weights = layer.cell, layer.weights()
+    elif isinstance(layer, nn.RNN | nn.LSTM | nn.GRU):
+        cell, weights = equation_of(layer), weights_of(layer)
+    else:
+        raise InputError(f"`layer` must be a recurrent layer of recur's or torch.nn's, got {type(layer).__name__}")
+    return cell, [one for directions in weights for one in directions]
+
+
+def _matrices(cell: Cell, weights: list[Weights]) -> Iterator[Tensor]:
+    """Yield the recurrent matrix of each gate, [H, H], of every layer and direction."""
+    for one in weights:
+        if one.hh is not None:
+            yield from one.hh.chunk(len(cell.recurrent_names))

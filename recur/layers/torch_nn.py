@@ -31,6 +31,19 @@ _EQUATIONS: dict[str, Cell] = {
 }
 
 
+def equation_of(layer: nn.RNNBase) -> Cell:
+    """Return the equation that an RNN, LSTM or GRU runs, torch.nn's or recur's."""
+    return _EQUATIONS["LSTMP" if layer.mode == "LSTM" and layer.proj_size else layer.mode]
+
+
+def weights_of(layer: nn.RNNBase) -> list[list[Weights]]:
+    """Return the weights of each layer and direction of an RNN, LSTM or GRU, torch.nn's or recur's."""
+    directions = 2 if layer.bidirectional else 1
+    names = ["ih", "hh", *(["bias_ih", "bias_hh"] if layer.bias else []), *(["hr"] if layer.proj_size else [])]
+    all_weights = [Weights(**dict(zip(names, given, strict=True))) for given in layer.all_weights]
+    return [all_weights[i : i + directions] for i in range(0, len(all_weights), directions)]
+
+
 class _Lengths(nn.RNNBase):
     """What RNN, LSTM and GRU add to torch.nn's classes."""
 
@@ -52,19 +65,11 @@ class _Lengths(nn.RNNBase):
     @property
     def cell(self) -> Cell:
         """The equation that this layer runs."""
-        return _EQUATIONS["LSTMP" if self.mode == "LSTM" and self.proj_size else self.mode]
+        return equation_of(self)
 
     def weights(self) -> list[list[Weights]]:
         """Return the weights of each layer and direction."""
-        directions = 2 if self.bidirectional else 1
-        names = [
-            "ih",
-            "hh",
-            *(["bias_ih", "bias_hh"] if self.bias else []),
-            *(["hr"] if self.proj_size else []),
-        ]
-        all_weights = [Weights(**dict(zip(names, given, strict=True))) for given in self.all_weights]
-        return [all_weights[i : i + directions] for i in range(0, len(all_weights), directions)]
+        return weights_of(self)
 
     def forward(
         self,
