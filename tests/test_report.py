@@ -9,6 +9,7 @@ import subprocess
 from html import escape
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from recur.errors import InputError, RunError
@@ -18,10 +19,15 @@ from recur.report import (
     Command,
     Confusion,
     Fact,
+    HeatMap,
+    Histogram,
+    Histograms,
     LineChart,
     Mistake,
     Mistakes,
     Note,
+    Plane,
+    Planes,
     Report,
     Section,
     Series,
@@ -53,6 +59,9 @@ def every_block(text="words"):
     return [
         LineChart(text, text, text, [Series(text, EPOCHS, [1 / e for e in EPOCHS])], marks=[(3, text)]),
         LineChart("logarithmic", "step", "loss", [Series("a", [1, 2], [0.1, 100.0])], y_log=True),
+        HeatMap(text, text, text, text, np.arange(600.0).reshape(20, 30), log=True),
+        Planes(text, [text, text], [Plane(text, [np.array([1j, 0.5]), np.array([])], text)] * 3),
+        Histograms(text, [Histogram(text, [0.0, 0.5, 1.0], [0.25, 0.75], text)] * 3, [text]),
         BarChart(text, [Bar(text, 0.9, 0.88, 0.92, True, text), Bar(text, 0.8)], reference=0.5, reference_name=text),
         Confusion([text + "a", text + "b"], counts, text),
         Confusion([f"{text}{i}" for i in range(14)], [[3] * 14] * 14),
@@ -173,9 +182,14 @@ def test_empty_lists_say_so():
         Table("t", [], []),
         Mistakes("t", []),
         Settings({}),
+        HeatMap("t", "x", "y", "v", np.zeros((2, 3)), log=True),
+        HeatMap("t", "x", "y", "v", np.zeros((0, 3))),
+        Planes("t", [], []),
+        Planes("t", ["a"], [Plane("p", [np.array([])])]),
+        Histograms("t", []),
     ]
     html = render(report_of(*blocks))
-    assert html.count("No values to show.") == 4
+    assert html.count("No values to show.") == 9
     assert "No rows to show." in html
     assert ">None.<" in html
     Outline(render(Report("", "", [], [], "2026-11-21", "0.1.0")))
@@ -235,6 +249,13 @@ def test_a_report_that_cannot_be_written_says_where(tmp_path):
         (lambda: Confusion(["a", "b"], [[1, 2]]), "a row for each of 2 labels, got 1"),
         (lambda: Confusion(["a", "b"], [[1, 2], [1]]), "row 'b' must have 2 counts, got 1"),
         (lambda: Table("t", ["a", "b"], [[1, 2], [1]]), "row 2 must have 2 cells, got 1"),
+        (lambda: HeatMap("t", "x", "y", "v", np.zeros(3)), "values must be [rows, columns], got [3]"),
+        (
+            lambda: HeatMap("t", "x", "y", "v", np.ones((1, 1)), log=True, limits=(0, 1)),
+            "limits must rise from above zero, got (0, 1)",
+        ),
+        (lambda: Planes("t", ["a"], [Plane("p", [])]), "'p' must have 1 sets, got 0"),
+        (lambda: Histogram("g", [0, 1], []), "edges must be one more than shares, got 2 and 0"),
         (lambda: Note("error", "x"), "must be 'info' or 'warning', got 'error'"),
     ],
 )
@@ -331,3 +352,38 @@ def test_a_line_chart_reads_out_the_values_under_the_pointer(tmp_path):
     chart = LineChart("t", "epoch", "y", [Series("a", EPOCHS, EPOCHS), Series("b", [1, 2], [0.5, 0.25])])
     dom, _ = in_browser(tmp_path, with_script(render(report_of(chart)), POINT))
     assert 'data-result="&quot;epoch 4 4 –&quot;"' in dom
+
+
+def pointed(tmp_path, block, share_x, share_y, target="svg.plot", event="pointermove"):
+    """Return what the figure's output says with the pointer there."""
+    script = f"""(() => {{
+      const plot = document.querySelector("{target}"), box = plot.getBoundingClientRect();
+      const at = {{clientX: box.left + box.width * {share_x}, clientY: box.top + box.height * {share_y}}};
+      plot.dispatchEvent(new PointerEvent("{event}", {{...at, bubbles: true}}));
+      return document.querySelector("figure output").textContent;
+    }})()"""
+    dom, log = in_browser(tmp_path, with_script(render(report_of(block)), script))
+    assert "CONSOLE" not in log
+    return re.search(r'data-result="&quot;(.*?)&quot;"', dom)[1]
+
+
+@browser
+def test_a_heat_map_reads_out_the_cell_under_the_pointer(tmp_path):
+    values = 10.0 ** -np.arange(200) * np.array([[1], [1], [0]])
+    block = HeatMap("t", "step", "unit", "v", values, log=True, x_first=1)
+    # cells of two steps, the mean of 1e-20 and 1e-21; a column is 1% wide
+    assert pointed(tmp_path, block, 0.105, 0.1, "figure.heat image") == "step 21–22, unit 0: 5.48e-21"
+    assert pointed(tmp_path, block, 0.995, 0.9, "figure.heat image") == "step 199–200, unit 2: blank"
+
+
+@browser
+def test_a_complex_plane_reads_out_the_nearest_point(tmp_path):
+    block = Planes("t", ["now", "before"], [Plane("W", [np.array([0.5j]), np.array([-1.0, 1.0])])])
+    assert pointed(tmp_path, block, 0.5, 0.3) == "now: 0.000 + 0.500i, |λ| 0.500"
+    assert pointed(tmp_path, block, 0.9, 0.55) == "before: 1.000 + 0.000i, |λ| 1.000"
+
+
+@browser
+def test_a_histogram_reads_out_the_bar_under_the_pointer(tmp_path):
+    block = Histograms("t", [Histogram("forget", [0.0, 0.5, 1.0], [0.25, 0.75])])
+    assert pointed(tmp_path, block, 0.5, 0.5, ".catch + .bar + .catch", "pointerenter") == "forget, 0.5 to 1: 75.0%"

@@ -89,10 +89,30 @@ def test_whole_numbers_have_whole_ticks():
     assert [tick.text for tick in picture_of([0.0, 0.5, 1.0], [1, 2, 3]).x_ticks][1] == "0.2"
 
 
+def test_logarithms_beyond_floats_have_an_axis():
+    lags = range(301)
+    picture = picture_of(lags, [-6.0 * lag for lag in lags], in_logs=True)
+    assert picture.y_ticks[0].text == "1e-800"
+    assert picture.lines[0].path.startswith("M0 0L")
+    assert picture.lines[0].last == "1.86e-782"
+    assert [cells[1] for _, cells in picture.numbers][:2] == ["1", "6.14e-6"]
+    grown = picture_of([0, 1], [0.0, 5000.0], in_logs=True)
+    assert grown.y_ticks[-1].text == "1e2500"
+    assert grown.lines[0].last == "2.97e2171"
+
+
+def test_logarithms_within_floats_look_like_values_on_a_logarithmic_axis():
+    values = [0.1, 3.0, 10.0]
+    of_logs = picture_of([1, 2, 3], [math.log(v) for v in values], in_logs=True)
+    of_values = picture_of([1, 2, 3], values, y_log=True)
+    assert of_logs == of_values
+    assert picture_of([1, 2, 3], [0.0, -math.inf, 1.0], in_logs=True).lines[0].path.count("M") == 2
+
+
 @settings(deadline=None)
-@given(st.lists(st.tuples(ANY, ANY), max_size=30), st.booleans())
-def test_any_numbers_give_marks_inside_the_plot(points, log):
-    picture = picture_of([x for x, _ in points], [y for _, y in points], y_log=log)
+@given(st.lists(st.tuples(ANY, ANY), max_size=30), st.sampled_from([{}, {"y_log": True}, {"in_logs": True}]))
+def test_any_numbers_give_marks_inside_the_plot(points, options):
+    picture = picture_of([x for x, _ in points], [y for _, y in points], **options)
     for x, y in picture.lines[0].markers:
         assert 0 <= x <= 100
         assert 0 <= y <= 100

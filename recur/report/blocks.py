@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recur.errors import InputError
 
 
@@ -40,6 +43,8 @@ class LineChart:
         x_label, y_label: what the axes count, with the unit.
         series: the lines; each keeps its colour and marker by its position.
         y_log: a logarithmic y axis; values of zero and below leave a gap.
+        in_logs: the series hold natural logarithms of what is shown, on such an axis, so that it may lie far beyond the
+            range of floats; -inf, the logarithm of zero, leaves a gap.
         marks: (x, label) pairs drawn as upright lines, for example the chosen epoch.
     """
 
@@ -48,6 +53,7 @@ class LineChart:
     y_label: str
     series: Sequence[Series]
     y_log: bool = False
+    in_logs: bool = False
     marks: Sequence[tuple[float, str]] = ()
 
 
@@ -88,6 +94,128 @@ class BarChart:
     as_percent: bool = True
     reference: float | None = None
     reference_name: str = "reference"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Numbers by row and column as colours; many are thinned to means of neighbours.
+
+    Args:
+        title: what is shown.
+        x_label, y_label: what columns and rows count.
+        value_label: what the colours stand for.
+        values: [rows, columns]; NaN, infinity and, with `log`, zero and below are left blank.
+        log: colours by the logarithm.
+        limits: the values of the first and the last colour, so that several maps compare; those found by default.
+        x_first, y_first: the number of the first column and row.
+
+    Raises:
+        InputError: `values` has not two dimensions, or the limits do not rise or, with `log`, are not above zero.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    value_label: str
+    values: NDArray[np.float64]
+    log: bool = False
+    limits: tuple[float, float] | None = None
+    x_first: int = 0
+    y_first: int = 0
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.values) != 2:
+            raise InputError(
+                f"HeatMap {self.title!r}: values must be [rows, columns], got {list(np.shape(self.values))}"
+            )
+        if self.limits and not (self.limits[0] < self.limits[1] and (self.limits[0] > 0 or not self.log)):
+            raise InputError(
+                f"HeatMap {self.title!r}: limits must rise{' from above zero' if self.log else ''}, got {self.limits}"
+            )
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A complex plane: sets of points, in the order of the names in `Planes`.
+
+    Args:
+        name: its heading.
+        sets: complex numbers [n] each; an empty set is left out, as are numbers that are not finite.
+        note: a few words below.
+    """
+
+    name: str
+    sets: Sequence[NDArray[np.complex128]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Complex planes side by side, on axes of one scale, with the unit circle.
+
+    Args:
+        title: what is shown, for example "Eigenvalues".
+        names: of the sets, as the legend shows them; each keeps its colour and marker by its position.
+        panels: the planes.
+
+    Raises:
+        InputError: a panel with more or fewer sets than there are names.
+    """
+
+    title: str
+    names: Sequence[str]
+    panels: Sequence[Plane]
+
+    def __post_init__(self) -> None:
+        for panel in self.panels:
+            if len(panel.sets) != len(self.names):
+                raise InputError(
+                    f"Planes {self.title!r}: {panel.name!r} must have {len(self.names)} sets, got {len(panel.sets)}"
+                )
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of values by bins.
+
+    Args:
+        name: its heading.
+        edges: the bins' ends, rising, [bins + 1].
+        shares: of all values, 0..1, [bins].
+        note: a few words below, for example the mean.
+        colour: number of its colour, for example that of the network it belongs to.
+
+    Raises:
+        InputError: not one edge more than there are shares.
+    """
+
+    name: str
+    edges: Sequence[float]
+    shares: Sequence[float]
+    note: str = ""
+    colour: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.shares) + 1:
+            raise InputError(
+                f"Histogram {self.name!r}: edges must be one more than shares, got {len(self.edges)} "
+                f"and {len(self.shares)}"
+            )
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """Small histograms side by side, each on its own range and as high as its largest share.
+
+    Args:
+        title: what is shown.
+        panels: the histograms.
+        names: what the colours stand for, in their order; none for no legend.
+    """
+
+    title: str
+    panels: Sequence[Histogram]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -203,4 +331,4 @@ class Note:
             raise InputError(f"Note: kind must be 'info' or 'warning', got {self.kind!r}")
 
 
-Block = LineChart | BarChart | Confusion | Table | Mistakes | Settings | Command | Note
+Block = LineChart | BarChart | HeatMap | Planes | Histograms | Confusion | Table | Mistakes | Settings | Command | Note

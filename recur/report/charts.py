@@ -1,7 +1,7 @@
 """Where the marks of a chart go: scales, ticks and paths, in percent of the plot, so that text keeps its size."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from recur.report.blocks import BarChart, LineChart, Series
@@ -121,6 +121,14 @@ def linear_ticks(low: float, high: float, count: int, whole: bool = False) -> tu
     return [round(i * step, 12) if step > 1e-9 else i * step for i in range(first, last + 1)], step
 
 
+def decade_ticks(low: float, high: float) -> list[float]:
+    """Return whole exponents of ten that enclose low..high, themselves exponents, at most eight, at round distances."""
+    low, high = widened(low, high)
+    first, last = math.floor(low), math.ceil(high)
+    step = next(n * 10**k for k in range(300) for n in (1, 2, 3, 5) if n * 10**k * 6 >= last - first)
+    return [float(e) for e in range(first // step * step, -(-last // step) * step + 1, step)]
+
+
 def log_ticks(low: float, high: float) -> list[float]:
     """Return powers of ten that enclose low..high, at most eight; within two decades 2 and 5 times them as well."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -133,13 +141,50 @@ def log_ticks(low: float, high: float) -> list[float]:
     return steps[start : max(stop, start + 1) + 1]
 
 
+def log_axis(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Return ticks that enclose low..high, which are exponents of ten as the ticks are, and their texts."""
+    if math.ceil(high) - math.floor(low) <= 2 and max(abs(low), abs(high)) < 280:
+        values = log_ticks(10**low, 10**high)
+        return [math.log10(value) for value in values], [_short(f"{value:.6g}") for value in values]
+    ticks = decade_ticks(low, high)
+    return ticks, [f"{10**e:g}" if -4 < e < 5 else f"1e{e:.0f}" for e in ticks]
+
+
+def _three_digits(values: Sequence[float]) -> list[str]:
+    return [_short(f"{value:.3g}") if math.isfinite(value) else number_column([value])[0] for value in values]
+
+
+def log_texts(logs: Sequence[float]) -> list[str]:
+    """Return the numbers whose natural logarithms are given as texts of three digits, however small or large."""
+    return [_log_text(value) for value in logs]
+
+
+def _log_text(value: float) -> str:
+    if not math.isfinite(value):
+        return "0" if value == -math.inf else number_column([value])[0]
+    tens = value / math.log(10)
+    if abs(tens) < 280:
+        return _short(f"{math.exp(value):.3g}")
+    exponent = math.floor(tens)
+    digits = f"{10 ** (tens - exponent):.2f}"
+    return f"1.00e{exponent + 1}" if digits == "10.00" else f"{digits}e{exponent}"
+
+
+def _short(text: str) -> str:
+    """Write 1e-05 as 1e-5 and 1e+06 as 1e6."""
+    digits, e, exponent = text.partition("e")
+    return f"{digits}e{int(exponent)}" if e else text
+
+
 def line_picture(chart: LineChart) -> LinePicture:
     """Lay out a line chart; series without one usable value keep their place in the legend."""
-    points = [_points(series, chart.y_log) for series in chart.series]
+    given = [_points(series, chart.y_log and not chart.in_logs) for series in chart.series]
+    points = [[(x, y if y is None else _placed(y, chart)) for x, y in line] for line in given]
     seen = [y for line in points for _, y in line if y is not None]
     marks = [(float(x), label) for x, label in chart.marks if usable(x)]
     names = [series.name for series in chart.series]
-    numbers, last = _numbers(points)
+    texts = log_texts if chart.in_logs else _three_digits if chart.y_log else number_column
+    numbers, last = _numbers(given, texts)
     if not seen:
         lines = [Line(n, "", [], t, i % 6, _shape(i)) for i, (n, t) in enumerate(zip(names, last, strict=True))]
         return LinePicture(lines, [], [], [], [], "no values")
@@ -148,13 +193,12 @@ def line_picture(chart: LineChart) -> LinePicture:
     whole = all(x == int(x) for x in xs)
     x_values, x_step = linear_ticks(min(xs), max(xs), 10 if whole and max(xs) - min(xs) <= 10 else 6, whole)
     x_scale = Scale(*widened(min(xs), max(xs)))
-    if chart.y_log:
-        y_values = log_ticks(min(seen), max(seen))
-        y_ticks = [f"{value:g}" if 1e-4 < value < 1e5 else f"{value:.0e}" for value in y_values]
+    if chart.y_log or chart.in_logs:
+        y_values, y_ticks = log_axis(min(seen), max(seen))
     else:
         y_values, y_step = linear_ticks(min(seen), max(seen), 5)
         y_ticks = [tick_text(value, y_step) for value in y_values]
-    y_scale = Scale(y_values[0], y_values[-1], chart.y_log)
+    y_scale = Scale(y_values[0], y_values[-1])
 
     lines = []
     for i, (name, line) in enumerate(zip(names, points, strict=True)):
@@ -205,6 +249,11 @@ def bar_picture(chart: BarChart) -> BarPicture:
     return BarPicture(rows, ticks, scale(0.0), mark)
 
 
+def _placed(y: float, chart: LineChart) -> float:
+    """Return where a value stands on its axis before it is scaled: on a logarithmic one, its exponent of ten."""
+    return y / math.log(10) if chart.in_logs else math.log10(y) if chart.y_log else y
+
+
 def _points(series: Series, log: bool) -> list[tuple[float, float | None]]:
     """Return a series' points, None for what cannot be drawn; points without a position are left out."""
     pairs = zip(map(float, series.x), map(float, series.y), strict=True)
@@ -250,7 +299,7 @@ def _markers(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, 
 
 
 def _numbers(
-    lines: Sequence[Sequence[tuple[float, float | None]]],
+    lines: Sequence[Sequence[tuple[float, float | None]]], texts: Callable[[Sequence[float]], list[str]]
 ) -> tuple[list[tuple[float, list[str]]], list[str]]:
     """Return the rows (x, [text of x, text of each series]), and the text of each series' own last value."""
     xs = sorted({x for line in lines for x, _ in line})
@@ -260,7 +309,7 @@ def _numbers(
     for line in lines:
         at = dict(line)
         ys = [at.get(x) for x in xs] + [line[-1][1] if line else None]
-        *column, end = number_column([math.nan if y is None else y for y in ys])
+        *column, end = texts([math.nan if y is None else y for y in ys])
         columns.append(column)
         last.append(end)
     cells = zip(number_column(xs), *columns, strict=True)

@@ -12,8 +12,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from recur.files import write_text
-from recur.report.blocks import BarChart, Block, Confusion, LineChart, Mistakes, Table
+from recur.report.blocks import BarChart, Block, Confusion, HeatMap, Histograms, LineChart, Mistakes, Planes, Table
 from recur.report.charts import bar_picture, line_picture
+from recur.report.heat import heat_picture
+from recur.report.panels import histogram_pictures, plane_picture
 from recur.report.tables import confusion_view, mistake_view, table_view
 
 
@@ -90,6 +92,12 @@ def _view(block: Block) -> Any:
             return line_picture(block)
         case BarChart():
             return bar_picture(block)
+        case HeatMap():
+            return heat_picture(block)
+        case Planes():
+            return plane_picture(block)
+        case Histograms():
+            return histogram_pictures(block)
         case Confusion():
             return confusion_view(block)
         case Table():
