@@ -52,6 +52,6 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomic(path, write)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON, atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Replace `path` by `value` as JSON, indented unless `indent` is None, atomically; NaN is refused."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")

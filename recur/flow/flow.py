@@ -1,8 +1,10 @@
 """`GradientFlow`: the flows of all recurrent layers of a module."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from recur.errors import InputError
 from recur.flow.result import LayerFlow
 
 
@@ -30,6 +32,33 @@ class GradientFlow:
         if name.startswith("__") or name == "layers":
             raise AttributeError(name)
         return getattr(self.layers[0], name)
+
+    def save(
+        self, path: str | Path, also: "Mapping[str, GradientFlow] | None" = None, *, name: str | None = None
+    ) -> None:
+        """Write the flow as one HTML page that opens offline, or, where `path` ends in .json, as JSON.
+
+        Args:
+            path: the file, replaced if it is there.
+            also: other flows to lay over it in the page, by name.
+            name: what the page calls this one; the name of its first cell by default.
+
+        Raises:
+            InputError: two flows of one name, or `also` with a .json file.
+            RunError: the file cannot be written.
+        """
+        from recur.flow.page import write_page
+        from recur.flow.plain import write_plain
+
+        own, others = name or self.layers[0].cell, dict(also or {})
+        if Path(path).suffix == ".json":
+            if others:
+                raise InputError("`also` goes with a page, got a .json file; save each flow to one of its own")
+            write_plain(path, self)
+            return
+        if own in others:
+            raise InputError(f"`also` must have other names than {own!r}, which is this flow's; give it another name=")
+        write_page(path, {own: self} | others)
 
     def __iter__(self) -> Iterator[LayerFlow]:
         return iter(self.layers)

@@ -24,8 +24,8 @@ class Series:
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | NDArray[np.float64]
+    y: Sequence[float] | NDArray[np.float64]
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
