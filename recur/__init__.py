@@ -8,6 +8,7 @@ if TYPE_CHECKING:
         CELLS,
         Cell,
         State,
+        clip_gradient,
         exp,
         log,
         maximum,
@@ -43,8 +44,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "recur.cells": (
-        *("CELLS", "Cell", "State", "exp", "log", "maximum", "mean", "minimum", "normalize", "relu", "sigmoid", "tanh"),
-        "where",
+        *("CELLS", "Cell", "State", "clip_gradient", "exp", "log", "maximum", "mean", "minimum", "normalize", "relu"),
+        *("sigmoid", "tanh", "where"),
     ),
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
     "recur.gradients.initialisation": ("chrono_", "forget_bias_", "identity_", "orthogonal_"),
@@ -77,6 +78,7 @@ __all__ = [
     "Stream",
     "backend_info",
     "chrono_",
+    "clip_gradient",
     "convert",
     "exp",
     "forget_bias_",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recur.cells.cell import Cell, State, exp, maximum, mean, normalize, sigmoid, tanh, where
 from recur.compiler import interpret, kernel
+from recur.compiler.graph import unclipped
 from recur.compiler.plan import plan_backward, plan_forward
 from recur.compiler.rows import Rows, ragged, uniform
 from recur.compiler.trace import trace
@@ -231,7 +232,8 @@ def by_interpreter(problem: Problem) -> dict[str, Tensor]:
                 d["bias_ih"][of(cell.gate_names, gate)] += a.sum(0)
             d_x[t] += a @ matrices.ih[gate]
         for argument, start, columns in gradients.runs:
-            value = tape.states[argument.name][t] if argument.op == "state" else tape.slots[t][kept.index(argument)]
+            source = unclipped(argument)
+            value = tape.states[source.name][t] if source.op == "state" else tape.slots[t][kept.index(argument)]
             value = value.expand(problem.x.shape[1], -1)
             for column, slot in zip(columns, step[start:], strict=False):
                 a = slot.expand(len(slot), len(matrices.product(column.gate)))

@@ -21,7 +21,7 @@ STATES, GATES, UNITS, MASKS = "h c e".split(), "a b d f".split(), "u v w".split(
 COMPARISONS = "> >= < <= !=".split()
 # what a line may be, the frequent ones several times
 KINDS = "product product combine combine combine squash squash number divide exp log root power".split()
-KINDS += "kink kink where mean normalize".split()
+KINDS += "kink kink where mean normalize clip clip".split()
 
 
 class Writer:
@@ -109,6 +109,8 @@ class Writer:
                 w = r.choice([b, str(c)])
                 texts = [f"relu({v})", f"abs({v})", f"maximum({v}, {w})", f"minimum({v}, {w})"]
                 self.let(r.choice(texts), dim, size + size_b + 4, both)
+            case "clip":
+                self.let(f"clip_gradient({self.off(a, dim)}, {r.choice([0.01, 0.1, 0.5])})", dim, size + 4, stage)
             case "where":
                 condition = f"{self.off(a, dim)} {r.choice(COMPARISONS)} {r.choice([b, str(c)])}"
                 v, size_v, stage_v = self.pick(dim)

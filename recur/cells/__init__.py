@@ -5,6 +5,7 @@ from collections.abc import Callable
 from recur.cells.cell import (
     Cell,
     State,
+    clip_gradient,
     exp,
     log,
     maximum,
@@ -16,6 +17,7 @@ from recur.cells.cell import (
     tanh,
     where,
 )
+from recur.cells.clipped import ClippedGradient
 from recur.cells.coupled import CoupledLSTM
 from recur.cells.elman import Elman
 from recur.cells.fastgrnn import FastGRNN
@@ -76,6 +78,7 @@ __all__ = [
     "AdderInput",
     "AdderInputForget",
     "Cell",
+    "ClippedGradient",
     "CoupledLSTM",
     "Elman",
     "FastGRNN",
@@ -88,6 +91,7 @@ __all__ = [
     "State",
     "Zoneout",
     "cell_named",
+    "clip_gradient",
     "exp",
     "log",
     "maximum",

@@ -247,6 +247,17 @@ class Cell:
         return f"{type(self).__name__}({options})"
 
 
+def stand_for(outer: Cell, inner: Cell | type[Cell]) -> Cell:
+    """Declare for `outer`, a cell around another, what `inner` declares for its class; return the cell inside.
+
+    Masks and their rates are among it, and `outer` may add its own.
+    """
+    cell = inner() if isinstance(inner, type) else inner
+    for name in ("gates", "recurrent", "state", "units", "masks", "starts", "keep", "projected"):
+        vars(outer)[name] = getattr(cell, name)
+    return cell
+
+
 def sigmoid(v: Tensor) -> Tensor:
     """Return 1 / (1 + exp(-v)), elementwise."""
     return v.sigmoid()
@@ -289,6 +300,88 @@ def minimum(v: Tensor, w: Tensor | float) -> Tensor:
 def where(condition: Tensor, v: Tensor | float, w: Tensor | float) -> Tensor:
     """Return v where the condition holds, such as `x.a > 0`, and w elsewhere, elementwise."""
     return torch.where(condition, v, w)
+
+
+def clip_gradient(v: Tensor, bound: float) -> Tensor:
+    """Return v, and on the way back bring every number of its gradient into [-bound, bound].
+
+    It is for the reverse mode: forward-mode derivatives, such as `torch.func.jvp`, are those of the value, which is v.
+    What is clipped is the gradient of no function, so that it cannot be differentiated again.
+
+    Args:
+        v: any value of an equation, or a tensor.
+        bound: a number above 0.
+
+    Raises:
+        InputError: `bound` is no positive number; or, on the way back, a gradient of the gradient is asked for.
+
+    Source: Graves 2013, arXiv:1308.0850, section 2.1, who clips where the activations are applied.
+
+    >>> v = torch.ones(3, requires_grad=True)
+    >>> (clip_gradient(v, 1.0) * torch.tensor([0.5, 7.0, -7.0])).sum().backward()
+    >>> v.grad
+    tensor([ 0.5000,  1.0000, -1.0000])
+    """
+    if not isinstance(bound, int | float) or not bound > 0:
+        raise InputError(f"`bound` must be a number above 0, got {bound!r}")
+    if not isinstance(v, Tensor):
+        return v.clip_gradient(bound)
+    # torch.compile refuses functions that say what forward mode is to do
+    function = _ClipGradient if torch.compiler.is_compiling() else _ClipGradientOfDual
+    result: Tensor = function.apply(v, bound)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ClipGradient(torch.autograd.Function):
+    """What `clip_gradient` does to tensors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, bound: float) -> Tensor:
+        return v.view_as(v)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return grad.clamp(-ctx.bound, ctx.bound), None
+        clipped: Tensor = _Clipped.apply(grad, ctx.bound)  # type: ignore[no-untyped-call]
+        return clipped, None
+
+
+class _Clipped(torch.autograd.Function):
+    """A clipped gradient, which is not to be differentiated again: a result would depend on the way it is computed."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, bound: float) -> Tensor:
+        return grad.clamp(-bound, bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        raise InputError(
+            "a gradient that `clip_gradient` has clipped is that of no function and cannot be differentiated again; "
+            "take the cell without clipping, such as `ClippedGradient.cell`, for gradients of gradients"
+        )
+
+    jvp = backward
+
+
+class _ClipGradientOfDual(_ClipGradient):
+    """The same, with forward mode."""
+
+    @staticmethod
+    def jvp(ctx: Any, d_v: Tensor, d_bound: None) -> Tensor:
+        return d_v.view_as(d_v)
 
 
 def mean(v: Tensor) -> Tensor:

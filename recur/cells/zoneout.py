@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recur.cells.cell import Cell, Gates, Products, Projection, State, Units
+from recur.cells.cell import Cell, Gates, Products, Projection, State, Units, stand_for
 from recur.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Zoneout(Cell):
     gates = ""
 
     def __init__(self, cell: Cell | type[Cell], *, h: float = 0.1, c: float = 0.1) -> None:
-        self.cell = cell() if isinstance(cell, type) else cell
+        self.cell = stand_for(self, cell)
         for name, rate in (("h", h), ("c", c)):
             if not 0 <= rate <= 1:
                 raise InputError(f"`{name}` must be a probability in 0..1, got {rate}")
@@ -45,9 +45,6 @@ class Zoneout(Cell):
         own = [name for name in ("h", "c") if getattr(self, name)]
         if taken := set(own) & set(self.cell.mask_names):
             raise InputError(f"`cell` must have no mask {min(taken)!r} of its own, got {self.cell!r}")
-        # of the class in other cells, of the cell inside here
-        for name in ("gates", "recurrent", "state", "units", "starts", "keep", "projected"):
-            vars(self)[name] = getattr(self.cell, name)
         vars(self)["masks"] = " ".join([*own, *self.cell.mask_names])
 
     @property

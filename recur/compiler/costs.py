@@ -224,7 +224,8 @@ def _numbers(nodes: Iterable[Node]) -> Formula:
 
 
 def _elementwise(plan: Plan, only: tuple[str, ...] = ()) -> Formula:
-    return _numbers(node for stage in plan.stages for node in stage.order if not only or node.op in only)
+    work = [node for stage in plan.stages for node in stage.order if node.op != "clip"]
+    return _numbers(node for node in work if not only or node.op in only)
 
 
 def _arriving(plan: Plan) -> Formula:

@@ -120,6 +120,9 @@ def _parts(graph: Graph, node: Node, g: Node) -> list[tuple[Node, Node]]:
             first = graph.make("gt" if node.op == "max" else "lt", a, b)
             second = graph.make("lt" if node.op == "max" else "gt", a, b)
             return [(a, graph.where(first, g, tie)), (b, graph.where(second, g, tie))]
+        case "clip", (a,):
+            below = graph.binary("min", g, graph.const(node.value))
+            return [(a, graph.binary("max", below, graph.const(-node.value)))]
         case "where", (condition, a, b):
             return [(a, graph.where(condition, g, zero)), (b, graph.where(condition, zero, g))]
         case "sum", (a,):

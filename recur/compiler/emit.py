@@ -409,6 +409,7 @@ class Kernel:
             "abs": absolute,
             "sqrt": root,
             "relu": lambda a: kind.at_least(f, a, 0.0),
+            "clip": lambda a: a,
             "where": lambda c, a, b: kind.select(f, c, a, b),
             "pow": lambda a: vectormath.power(f, a, kind.splat(node.value), kind),
         }

@@ -14,6 +14,8 @@ UNITS, OUTPUTS, ROW, CONSTANT = "H", "P", "row", "const"
 UNARY = ("neg", "sigmoid", "tanh", "relu", "exp", "log", "abs", "sqrt")
 BINARY = ("add", "sub", "mul", "div", "max", "min")
 COMPARE = ("gt", "ge", "lt", "le", "eq", "ne")
+# those that have a number of their own
+NUMBERED = ("const", "pow", "clip")
 
 
 class Node:
@@ -21,7 +23,8 @@ class Node:
 
     Leaves are `x`, `unit`, `mask` and `state` (`name` says which), `const` (`value`), and `share` (1 / the number of
     units). `product` is the recurrent product of gate `name` with `args[0]`, `project` the projection of `args[0]`,
-    `sum` a sum over the units; the others are elementwise. Nodes are made by a `Graph`, equal ones only once.
+    `sum` a sum over the units; the others are elementwise. `clip` is `args[0]` whose gradient is kept within `value`.
+    Nodes are made by a `Graph`, equal ones only once, but for `clip`.
     """
 
     __slots__ = ("args", "dim", "graph", "name", "number", "op", "value")
@@ -49,6 +52,9 @@ class Graph:
         if dim is None:
             dim = self._dim(op, args)
         key = (op, *(arg.number for arg in args), name, struct.pack("<d", value), dim)
+        if op == "clip":
+            # clipped each for itself: two of the same value are not one
+            key += (len(self.nodes),)
         if key not in self._known:
             self._known[key] = Node(self, len(self.nodes), op, args, name, value, dim)
             self.nodes.append(self._known[key])
@@ -121,6 +127,10 @@ class Graph:
             return self.unary("sqrt", a)
         return self.make("pow", a, value=float(exponent))
 
+    def clip(self, a: Node, bound: float) -> Node:
+        """Return a with its gradient kept in [-bound, bound]."""
+        return a if a.op == "const" else self.make("clip", a, value=float(bound))
+
     def where(self, condition: Node, a: Node, b: Node) -> Node:
         """Return a where the condition holds and b elsewhere."""
         return a if a is b else self.make("where", condition, a, b)
@@ -192,7 +202,7 @@ class Equation:
         numbers = {node: n for n, node in enumerate(nodes)}
         lines = []
         for node in nodes:
-            extra = node.name or (float(node.value).hex() if node.op in ("const", "pow") else "-")
+            extra = node.name or (float(node.value).hex() if node.op in NUMBERED else "-")
             lines.append(" ".join([node.op, extra, node.dim, *(str(numbers[arg]) for arg in node.args)]))
         head = [self.gates, self.recurrent, self.units, self.masks, ("1" if self.projected else "0",)]
         result = " ".join(f"{name}={numbers[node]}" for name, node in self.new.items())
@@ -206,7 +216,7 @@ class Equation:
         graph, nodes = Graph(), list[Node]()
         for line in body.split(";"):
             op, extra, dim, *args = line.split(" ")
-            number = op in ("const", "pow")
+            number = op in NUMBERED
             nodes.append(
                 graph.make(
                     op,
@@ -244,6 +254,11 @@ def reachable(targets: Iterable[Node]) -> list[Node]:
     return list(seen)
 
 
+def unclipped(node: Node) -> Node:
+    """Return the node whose value `node` has: clipping changes gradients only."""
+    return unclipped(node.args[0]) if node.op == "clip" else node
+
+
 def gate_values(equation: Equation) -> dict[str, Node]:
     """Return for each gate its value: the activation of its pre-activation, or that where it has no single one."""
     nodes = equation.nodes
@@ -256,7 +271,7 @@ def gate_values(equation: Equation) -> dict[str, Node]:
         if node.op != "x":
             continue
         value = node
-        while len(users.get(value, ())) == 1 and users[value][0].op in ("add", "sub"):
+        while len(users.get(value, ())) == 1 and users[value][0].op in ("add", "sub", "clip"):
             value = users[value][0]
         following = users.get(value, ())
         if len(following) == 1 and following[0].op in ("sigmoid", "tanh", "relu", "exp"):

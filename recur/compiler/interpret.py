@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from recur.cells.cell import clip_gradient
 from recur.compiler.graph import OUTPUTS, UNITS, Node
 from recur.compiler.plan import Stage, plan_backward, plan_forward
 
@@ -166,6 +167,8 @@ def evaluate(node: Node, args: list[Tensor]) -> Tensor:
             return torch.minimum(a, b)
         case ("where", [condition, a, b]):
             return torch.where(condition, a, b)
+        case ("clip", [a]):
+            return clip_gradient(a, node.value)
         case ("pow", [a]):
             return a**node.value
         case (("gt" | "ge" | "lt" | "le" | "eq" | "ne"), [a, b]):

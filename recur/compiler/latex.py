@@ -59,6 +59,9 @@ class _Formula:
             mean = r"\tfrac{1}{H} \sum"
             under = rf"{mean} (v - {mean} v)^{{2}} + {number(self.epsilon)}"
             lines.append(rf"\mathrm{{N}}(v) &= \frac{{v - {mean} v}}{{\sqrt{{{under}}}}}")
+        for bound in sorted({node.value for node in self.order if node.op == "clip"}):
+            words = rf"\text{{with the gradient clipped to }} [-{number(bound)}, {number(bound)}]"
+            lines.append(rf"\mathrm{{C}}_{{{number(bound)}}}(v) &= v \quad {words}")
         return "\\begin{aligned}\n  " + " \\\\\n  ".join(lines) + "\n\\end{aligned}"
 
     # which values have lines of their own
@@ -77,6 +80,7 @@ class _Formula:
         count = 0
         for node in self.order:
             inline = node.op in ("const", "share", "unit", "mask", "where", *TESTS) or short(node, self.names)
+            inline |= node.op == "clip" and node.args[0] in self.names
             if node not in self.names and (node.op == "where" or (uses[node] > 1 and not inline)):
                 count += 1
                 self._line(node, f"v_{{{count}}}" if count > 9 else f"v_{count}")
@@ -186,6 +190,8 @@ class _Formula:
                 return CALL, f"{self.write(a, ATOM)}^{{{number(node.value)}}}"
             case "sqrt", (a,):
                 return CALL, rf"\sqrt{{{self.write(a)}}}"
+            case "clip", (a,):
+                return ATOM, rf"\mathrm{{C}}_{{{number(node.value)}}}{brackets(self.write(a))}"
             case "abs", (a,):
                 return ATOM, rf"\lvert {self.write(a)} \rvert"
             case "relu", (a,):

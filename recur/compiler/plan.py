@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from recur.compiler.derive import Backward, Column, backward
-from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, folded, gate_values, reachable
+from recur.compiler.graph import COMPARE, ROW, UNITS, Equation, Node, folded, gate_values, reachable, unclipped
 from recur.compiler.layout import Gradients, lay_out
 
 LEAVES = ("const", "share", "x", "state", "unit", "mask", "product", "project", "seed", "back")
@@ -186,7 +186,7 @@ def _homes(nodes: Iterable[Node], first: Mapping[Node, int]) -> dict[Node, int]:
             homes[node] = first[node]
             continue
         homes[node] = max((homes[arg] for arg in node.args), default=0)
-        if node.op == "sum" or (node.op in ("product", "project") and node.args[0].op != "state"):
+        if node.op == "sum" or (node.op in ("product", "project") and unclipped(node.args[0]).op != "state"):
             homes[node] += 1
     return homes
 
@@ -202,8 +202,8 @@ def plan_forward(text: str, training: bool, gates: bool = False) -> Plan:
     """
     equation = Equation.parse(text)
     nodes = equation.nodes
-    operands = [node.args[0] for node in nodes if node.op in ("product", "project") and node.args[0].op != "state"]
-    slots = list(dict.fromkeys(operands))
+    operands = [node.args[0] for node in nodes if node.op in ("product", "project")]
+    slots = list(dict.fromkeys(operand for operand in operands if unclipped(operand).op != "state"))
     rows: list[Node] = []
     if training:
         slots, rows = _saved(equation, slots)
@@ -229,16 +229,17 @@ def plan_forward(text: str, training: bool, gates: bool = False) -> Plan:
     stored |= {node: ("new", name) for name, node in equation.new.items() if node not in available}
     _reuse(planner, stored)
     for operand, columns in _columns(nodes).items():
+        before = unclipped(operand)
         source = (
-            Operand("state", operand.name, dim=operand.dim)
-            if operand.op == "state"
+            Operand("state", before.name, dim=operand.dim)
+            if before.op == "state"
             else Operand("slot", first=slots.index(operand), dim=operand.dim)
         )
         stage = planner.stage(planner.homes[columns[0]], columns[0].dim)
         used = [node for node in columns if any(node in s.loads for s in planner.stages.values())]
         stage.products.append(
             Product(
-                source, tuple(used), tuple((node.name,) for node in used), columns[0].dim, operand.op == "state", False
+                source, tuple(used), tuple((node.name,) for node in used), columns[0].dim, before.op == "state", False
             )
         )
         _local(planner, used, stage)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recur.compiler.gemm import RowsArgs
+from recur.compiler.graph import unclipped
 from recur.compiler.library import Library
 from recur.compiler.outer import OuterArgs
 from recur.compiler.plan import Plan
@@ -94,15 +95,16 @@ class Backward(NamedTuple):
                 matrix, bias, targets = d.hr, None, [0]
             assert matrix is not None
             slots = list(range(start, start + len(columns)))
-            if argument.op != "state":
+            before = unclipped(argument)
+            if before.op != "state":
                 place = sum(sizes.padded(node.dim) for node in plan.slots[: plan.slots.index(argument)])
                 self._outer(matrix, bias, slots, targets, (kept[:, place:], kept.stride(0), None), 0, rows.total)
                 continue
             # the states before the first steps, then those before the others
-            value = initial[argument.name]
+            value = initial[before.name]
             self._outer(matrix, bias, slots, targets, (value, value.stride(0), None), 0, rows.count)
             if rows.total > rows.count:
-                source = self._before(argument.name, y, states)
+                source = self._before(before.name, y, states)
                 self._outer(matrix, bias, slots, targets, source, rows.count, rows.total)
 
     def _before(self, name: str, y: Tensor, states: Mapping[str, Tensor]) -> tuple[Tensor, int, Indices | None]:

@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import torch
 
 from recur.cells.cell import Cell, Named, State
-from recur.compiler.graph import COMPARE, CONSTANT, OUTPUTS, ROW, UNITS, Equation, Graph, Node
+from recur.compiler.graph import COMPARE, CONSTANT, OUTPUTS, ROW, UNITS, Equation, Graph, Node, reachable
 from recur.errors import InputError
 
 SUPPORTED = (
     "+ - * / ** with numbers and values, comparisons, sigmoid, tanh, relu, exp, log, abs, sqrt, maximum, minimum, "
-    "where, mean and normalize over the units"
+    "where, clip_gradient, mean and normalize over the units"
 )
 
 
@@ -307,6 +307,14 @@ class Symbol:
         return self._unary("abs")
 
     __abs__ = abs
+
+    def clip_gradient(self, bound: float) -> "Symbol":
+        if not any(node.op in ("x", "state", "product", "project") for node in reachable([self.node])):
+            _refuse(
+                "the gradient of something that is the same for all rows, as per-unit parameters are, is clipped",
+                "clip that of the gate or state which it meets",
+            )
+        return Symbol(self.node.graph.clip(_node(self.node.graph, self), bound))
 
     def square(self) -> "Symbol":
         return self * self

@@ -58,6 +58,8 @@ class Words:
                 return SIGN, f"-{self(a, POWER)}"
             case "pow", (a,):
                 return POWER, f"{self(a, ATOM)} ** {number(node.value)}"
+            case "clip", (a,):
+                return ATOM, f"clip_gradient({self(a)}, {number(node.value)})"
             case (("add" | "sub"), (a, b)):
                 return SUM, f"{self(a, SUM)} {SIGNS[node.op]} {self(b, PRODUCT)}"
             case (("mul" | "div"), (a, b)):

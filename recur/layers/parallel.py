@@ -131,7 +131,8 @@ def _slope(text: str, name: str) -> Node:
     equation = Equation.parse(text)
     slope = backward(equation).before["h"]
     matrices = {"product", "project"} & {node.op for node in equation.nodes}
-    if equation.states != ("h",) or matrices or {"state", "sum"} & {node.op for node in reachable([slope])}:
+    clipped = any(node.op == "clip" for node in equation.nodes)
+    if equation.states != ("h",) or matrices or clipped or {"state", "sum"} & {node.op for node in reachable([slope])}:
         raise InputError(
             "`backend` 'parallel' runs cells of one state with h_t = a_t * h_(t-1) + b_t, where a_t and b_t are made "
             f"of the input alone, such as mingru and minlstm; {name} is not one: use 'auto'"
