@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from recur.layers.replace import replace
     from recur.predictor import load
     from recur.stream import Stream
+    from recur.tasks.probe import probe
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _HOMES = {
     ),
     "recur.predictor": ("load",),
     "recur.stream": ("Stream",),
+    "recur.tasks.probe": ("probe",),
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "minimum",
     "normalize",
     "orthogonal_",
+    "probe",
     "relu",
     "replace",
     "sigmoid",

@@ -151,10 +151,31 @@ def test_time_constants_spread_up_to_the_longest(layer, gate, sign):
     assert all("bias" in name for name in changed)
 
 
+@pytest.mark.parametrize(
+    ("layer", "keep", "write"),
+    [
+        (lambda: recur.LSTM(3, 16, 2, bidirectional=True), 1, 0),
+        (lambda: nn.LSTM(3, 16), 1, 0),
+        (lambda: Recurrent("adder-input-forget", 3, 16), 1, 0),
+        (lambda: Recurrent(Zoneout(CELLS["lstm-peephole"]()), 3, 16), 1, 0),
+        (lambda: Recurrent("adder-input", 3, 16), None, 0),
+        (lambda: recur.GRU(3, 16), 1, None),
+    ],
+)
+def test_units_that_remember_longer_start_out_writing_less(layer, keep, write):
+    layer = layer()
+    assert chrono_(layer, 100, inputs=True)
+    if keep is not None and write is not None:
+        for kept, written in zip(total_biases(layer, keep), total_biases(layer, write), strict=True):
+            assert torch.equal(kept, -written)
+    for written in total_biases(layer, write) if write is not None else []:
+        assert -math.log(99) <= written.min() < written.max() <= 0
+
+
 def test_a_cell_without_such_a_gate_is_left_alone():
     layer = recur.RNN(3, 4)
     before = [value.clone() for value in layer.parameters()]
-    assert not chrono_(layer, 100)
+    assert not chrono_(layer, 100, inputs=True)
     assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
 
 

@@ -31,7 +31,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, doc: str) -> Parameter:
     default = field.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    shown = "" if default in (None, dataclasses.MISSING) or isinstance(default, bool) else f" [default: {default}]"
+    shown = "" if default in (None, "", dataclasses.MISSING) or isinstance(default, bool) else f" [default: {default}]"
     several = typing.get_origin(hint) is tuple
     return Parameter(
         name=flag(field.name),

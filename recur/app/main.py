@@ -1,4 +1,4 @@
-"""The command line: `recur train classify`, `predict`, `evaluate`, `vectors nearest`, `show`, `bench`, `demo`."""
+"""The command line: `train classify`, `predict`, `evaluate`, `vectors nearest`, `probe`, `show`, `bench`, `demo`."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from recur.app.bench import bench
 from recur.app.flags import with_flags
+from recur.app.probe import probe
 from recur.app.show import show
 from recur.errors import InputError, RecurError
 from recur.tasks.classify_options import ClassifyOptions
@@ -35,6 +36,7 @@ app.command(train)
 app.command(vectors)
 app.command(show)
 app.command(bench)
+app.command(probe)
 
 Json = Annotated[bool, Parameter(negative="")]
 

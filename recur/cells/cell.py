@@ -125,6 +125,7 @@ class Cell:
             unit; in evaluation the mask is that probability.
         starts: value that a per-unit parameter starts at, by name; the others are drawn like the weights.
         keep: the gate that keeps the state when it is open, such as an LSTM's "f", with a minus if when it is shut.
+        write: the gate that lets new values in, where it is another than that, such as an LSTM's "i".
         projected: whether `h` is projected from H to P units by `P` (Sak et al. 2014, arXiv:1402.1128).
         kernel: name of the torch kernel that computes exactly this equation, or None. A subclass that changes the
             equation does not inherit it.
@@ -141,6 +142,7 @@ class Cell:
     masks: ClassVar[str] = ""
     starts: ClassVar[Mapping[str, float]] = {}
     keep: str = ""
+    write: str = ""
     projected: ClassVar[bool] = False
     kernel: str | None = None
 
@@ -243,7 +245,9 @@ class Cell:
         return new
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name not in ("kernel", "keep"))
+        options = ", ".join(
+            f"{name}={value!r}" for name, value in vars(self).items() if name not in ("kernel", "keep", "write")
+        )
         return f"{type(self).__name__}({options})"
 
 
@@ -253,7 +257,7 @@ def stand_for(outer: Cell, inner: Cell | type[Cell]) -> Cell:
     Masks and their rates are among it, and `outer` may add its own.
     """
     cell = inner() if isinstance(inner, type) else inner
-    for name in ("gates", "recurrent", "state", "units", "masks", "starts", "keep", "projected"):
+    for name in ("gates", "recurrent", "state", "units", "masks", "starts", "keep", "write", "projected"):
         vars(outer)[name] = getattr(cell, name)
     return cell
 

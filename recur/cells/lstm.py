@@ -21,6 +21,7 @@ class LSTM(Cell):
     gates = "i f g o"
     state = "h c"
     keep = "f"
+    write = "i"
     kernel = "lstm"
 
     @staticmethod
@@ -45,6 +46,7 @@ class LSTMP(Cell):
     gates = "i f g o"
     state = "h c"
     keep = "f"
+    write = "i"
     projected = True
     kernel = "lstm"
 
@@ -76,6 +78,7 @@ class PeepholeLSTM(Cell):
     gates = "i f g o"
     state = "h c"
     keep = "f"
+    write = "i"
     units = "i f o"
 
     @staticmethod
@@ -117,6 +120,7 @@ class AdderInput(Cell):
     """
 
     gates = "i g"
+    write = "i"
 
     @staticmethod
     def step(x: Gates, U: Products, s: State) -> State:
@@ -138,6 +142,7 @@ class AdderInputForget(Cell):
 
     gates = "i f g"
     keep = "f"
+    write = "i"
 
     @staticmethod
     def step(x: Gates, U: Products, s: State) -> State:

@@ -1,7 +1,7 @@
 """Where weights start, when that decides how far back a network can learn to remember."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -102,50 +102,54 @@ def forget_bias_(layer: Layer, value: float = 1.0) -> bool:
     """
     if not math.isfinite(value):
         raise InputError(f"`value` must be a finite number, got {value}")
-    return _start_keeping(layer, "the forget bias", lambda bias: bias.fill_(value))
+    cell, weights = _parts(layer)
+    for one in weights if cell.keep else []:
+        _start(cell, one, cell.keep, value, "the forget bias")
+    return bool(cell.keep)
 
 
-def chrono_(layer: Layer, longest: int) -> bool:
+def chrono_(layer: Layer, longest: int, *, inputs: bool = False) -> bool:
     """Draw the biases of the gate that keeps the state so that its units remember for 2 to `longest` steps.
 
     A gate that stays at f keeps a memory for about 1 / (1 - f) steps; with b = log u, u uniform in 1..longest - 1,
-    σ(b) gives time constants spread evenly up to `longest` (Tallec and Ollivier 2018, arXiv:1804.11188, eq. 16; the
-    input gate is left as it is).
+    σ(b) gives time constants spread evenly up to `longest` (Tallec and Ollivier 2018, arXiv:1804.11188, eq. 16). With
+    `inputs` the gate that writes starts at -b, as theirs does: a memory of u steps takes in a share of about 1/u of
+    each, so that over them it is not flooded.
 
     Args:
         layer: any recurrent layer of recur's or torch.nn's.
         longest: the longest lag to be remembered, in steps, at least 2.
+        inputs: also start the gate that writes (`Cell.write`), where the cell has one, even if it has none that keeps.
 
     Returns:
-        whether the cell has such a gate (`Cell.keep`); an Elman network, say, has none and is left alone.
+        whether the cell has such a gate (`Cell.keep`, `Cell.write`); an Elman network, say, has none and is left alone.
 
     Raises:
         InputError: `layer` is no recurrent layer or has no biases, or `longest` is below 2.
     """
     if longest < 2:
         raise InputError(f"`longest` must be at least 2 steps, got {longest}")
-    # with 2 as the longest, all are 2
-    return _start_keeping(layer, "chrono initialisation", lambda bias: bias.uniform_(1, max(longest - 1, 1)).log_())
+    cell, weights = _parts(layer)
+    write = cell.write if inputs else ""
+    for one in weights if cell.keep or write else []:
+        # with 2 as the longest, all are 2
+        biases = one.ih.new_empty(len(one.ih) // len(cell.gate_names)).uniform_(1, max(longest - 1, 1)).log_()
+        for gate, values in ((cell.keep, biases), (write, -biases)):
+            if gate:
+                _start(cell, one, gate, values, "chrono initialisation")
+    return bool(cell.keep or write)
 
 
 @torch.no_grad()
-def _start_keeping(layer: Layer, what: str, fill: Callable[[Tensor], object]) -> bool:
-    """Fill the bias of the gate that keeps the state, with its sign, in every layer and direction."""
-    cell, weights = _parts(layer)
-    gate = cell.keep.lstrip("-")
-    if not gate:
-        return False
-    names, recurrent = cell.gate_names, cell.recurrent_names
-    for one in weights:
-        if one.bias_ih is None:
-            raise InputError(f"{what} sets biases, and the layer has none: use bias=True")
-        bias = one.bias_ih.chunk(len(names))[names.index(gate)]
-        fill(bias)
-        if cell.keep.startswith("-"):
-            bias.neg_()
-        if one.bias_hh is not None and gate in recurrent:
-            one.bias_hh.chunk(len(recurrent))[recurrent.index(gate)].zero_()
-    return True
+def _start(cell: Cell, weights: Weights, gate: str, values: Tensor | float, what: str) -> None:
+    """Start a gate's biases at `values`, with the sign before its name; the second bias at 0."""
+    if weights.bias_ih is None:
+        raise InputError(f"{what} sets biases, and the layer has none: use bias=True")
+    name, names, recurrent = gate.lstrip("-"), cell.gate_names, cell.recurrent_names
+    bias = weights.bias_ih.chunk(len(names))[names.index(name)]
+    bias.copy_(torch.as_tensor(-values if gate.startswith("-") else values))
+    if weights.bias_hh is not None and name in recurrent:
+        weights.bias_hh.chunk(len(recurrent))[recurrent.index(name)].zero_()
 
 
 def _parts(layer: Layer) -> tuple[Cell, list[Weights]]:

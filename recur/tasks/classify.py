@@ -27,9 +27,10 @@ from recur.tasks.classify_report import compose_report
 from recur.tasks.classify_result import Member, Result, Trained, member_metrics, run_metrics
 from recur.tasks.figures import score
 from recur.tasks.interrupt import Interrupted
-from recur.tasks.options import flag, make_options
+from recur.tasks.options import make_options
 from recur.tasks.progress import Progress
 from recur.tasks.run import (
+    carried_on,
     check_free,
     check_same_data,
     clear_leftovers,
@@ -109,16 +110,7 @@ def resumed_options(given: Mapping[str, Any]) -> ClassifyOptions:
         raise InputError("--resume needs --out, the run folder to carry on")
     source = "recur train classify --resume"
     folder = make_options(ClassifyOptions, {"train": ""} | dict(given), source).folder
-    stored = read_config(folder).get("options", {})
-    options = make_options(ClassifyOptions, stored, str(folder / "config.json"))
-    wanted = make_options(ClassifyOptions, dataclasses.asdict(options) | dict(given), source)
-    for name in given:
-        if name not in FREE_ON_RESUME and getattr(wanted, name) != getattr(options, name):
-            raise InputError(
-                f"{flag(name)} must be {getattr(options, name)} as in the run to resume, got {getattr(wanted, name)}; "
-                "leave it out, or start a new run"
-            )
-    return dataclasses.replace(wanted, out=str(folder), resume=True)
+    return carried_on(ClassifyOptions, folder, given, FREE_ON_RESUME, source)
 
 
 def _changed(options: ClassifyOptions) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Progress:
         self.label = f"{label}  " if label else ""
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
+        self.left_for = "for this network"
         self._drawn = 0.0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
@@ -31,7 +32,7 @@ class Progress:
         bar = "━" * full + " " * (20 - full)
         self._rewrite(
             f"{self.label}epoch {epoch}/{epochs} {bar} {step}/{steps}  loss {loss:.4f}  "
-            f"{best}{duration(left)} left for this network"
+            f"{best}{duration(left)} left {self.left_for}"
         )
 
     def epoch(self, epochs: int, line: dict[str, Any], monitor: str, is_best: bool) -> None:

@@ -4,12 +4,13 @@ It holds config.json, model.safetensors, metrics.jsonl, metrics.json, report.htm
 While a process works in it there is also .lock, with the number of the process.
 """
 
+import dataclasses
 import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 
 from recur.errors import InputError, RunError
 from recur.files import write_atomic, write_json
+from recur.tasks.options import Options, flag, make_options
 
 if sys.platform != "win32":
     import fcntl
@@ -269,6 +271,34 @@ def load_model(folder: Path, model: nn.Module) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the network in config.json: {' '.join(str(error).split())}") from error
+
+
+def carried_on(
+    cls: type[Options], folder: Path, given: Mapping[str, Any], free: Collection[str], source: str
+) -> Options:
+    """Return the options of the run in `folder`, with those replaced that may change and are given.
+
+    Args:
+        cls: the dataclass, with fields `out` and `resume`.
+        folder: the run.
+        given: options by field name.
+        free: names of those that may differ from the run's.
+        source: where `given` comes from, for the errors.
+
+    Raises:
+        InputError: another option that is given differs from the run's.
+        RunError: there is no run.
+    """
+    stored = read_config(folder).get("options", {})
+    options = make_options(cls, stored, str(folder / "config.json"))
+    wanted = make_options(cls, dataclasses.asdict(options) | dict(given), source)  # type: ignore[call-overload]
+    for name in given:
+        if name not in free and getattr(wanted, name) != getattr(options, name):
+            raise InputError(
+                f"{flag(name)} must be {getattr(options, name)} as in the run to resume, got {getattr(wanted, name)}; "
+                "leave it out, or start a new run"
+            )
+    return dataclasses.replace(wanted, out=str(folder), resume=True)  # type: ignore[type-var]
 
 
 def check_same_data(name: str, stored: dict[str, Any], found: dict[str, Any]) -> None:

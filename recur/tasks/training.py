@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from recur.tasks.optimizer import WeightAverage, learning_rate, make_optimizer
 from recur.tasks.options import TrainingOptions
 from recur.tasks.progress import Progress
 
+Figures = Mapping[str, float | None]
 COUNTERS = ("epoch", "batch", "step", "halvings", "best_epoch", "clipped", "skipped")
 
 
@@ -61,6 +62,10 @@ class Batches(SizedBatches, Protocol):
         """Go to a position; the next iteration hands out what is left of the epoch."""
 
 
+class Diverged(RunError):
+    """No step of an epoch had finite gradients."""
+
+
 class Training:
     """The whole state of a training, and what happens at each point of the loop.
 
@@ -71,6 +76,7 @@ class Training:
         folder: where trainer.ckpt and metrics.jsonl are written.
         progress: what is shown.
         stop: the wish to stop.
+        solved: see `train`.
     """
 
     def __init__(
@@ -81,9 +87,10 @@ class Training:
         folder: Path,
         progress: Progress,
         stop: Stop,
+        solved: Callable[[Figures], bool] = lambda figures: False,
     ) -> None:
         self.objective, self.model, self.batches, self.options = objective, objective.model, batches, options
-        self.folder, self.progress, self.stop = folder, progress, stop
+        self.folder, self.progress, self.stop, self.solved = folder, progress, stop, solved
         self.optimizer = make_optimizer(self.model, options)
         self.average = WeightAverage(self.model, options.average) if options.average else None
         self.epoch = self.batch = self.step = self.halvings = 0
@@ -194,7 +201,7 @@ class Training:
     def epoch_done(self) -> None:
         """Save, and stop if asked to."""
         if self.skipped == len(self.batches):
-            raise RunError(
+            raise Diverged(
                 f"no step of epoch {self.epoch} had finite gradients; NaN or infinity in "
                 f"{', '.join(self.nonfinite)}: lower --learning-rate, or set --clip-global-norm"
             )
@@ -208,8 +215,10 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are over, or so many went by without improvement."""
+        """Whether all epochs are over, so many went by without improvement, or the task is solved."""
         patience = self.options.patience or math.inf
+        if self.history and self.solved(self.history[-1]["validation"]):
+            return True
         return self.epoch >= self.options.epochs or (self.epoch > 0 and self.epoch - self.best_epoch >= patience)
 
     @property
@@ -298,6 +307,7 @@ def train(
     seed: int,
     resume: bool = False,
     progress: Progress | None = None,
+    solved: Callable[[Figures], bool] = lambda figures: False,
 ) -> Training:
     """Train a model, choose its best epoch by the validation part, and leave that epoch's weights in the model.
 
@@ -311,13 +321,15 @@ def train(
         resume: carry on from trainer.ckpt; on the same machine, with the same number of threads, the weights at the end
             are to the bit those of a run that was never stopped. Without a trainer.ckpt it starts at the beginning.
         progress: what is shown.
+        solved: says of an epoch's validation figures that nothing is left to learn; training then stops.
 
     Returns:
         The finished training, with its `history`, `best_epoch` and `seconds`.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state was saved first.
-        RunError: the state cannot be written, or the checkpoint not be read; or no step had finite gradients.
+        RunError: the state cannot be written, or the checkpoint not be read.
+        Diverged: no step of an epoch had finite gradients.
         MissingExtra: pytorch-lightning is not installed.
     """
     try:
@@ -328,7 +340,7 @@ def train(
         raise MissingExtra("pytorch-lightning", "train", "training") from error
     seed_all(seed)
     with Stop() as stop:
-        training = Training(objective, batches, options, folder, progress or Progress(), stop)
+        training = Training(objective, batches, options, folder, progress or Progress(), stop, solved)
         if resume and (folder / "trainer.ckpt").exists():
             training.load()
         if not training.finished:
