@@ -7,7 +7,6 @@ device and dtype and under every transform. Nothing above this file knows which 
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -139,12 +138,16 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def compiles(weight: Tensor, input: Tensor, backend: str) -> bool:
-    """Whether these are run by compiled kernels, as far as device, type and `backend` say."""
+def compiled(weight: Tensor, input: Tensor, backend: str) -> str | None:
+    """Return which of the compiled backends runs these, as far as device, type and `backend` say; None if none does."""
     asked = _asked(backend)
-    if asked not in ("auto", *COMPILED):
+    return (asked if asked in COMPILED else "cpu") if _fits(weight, input, asked) else None
+
+
+def _fits(weight: Tensor, input: Tensor, asked: str) -> bool:
+    if asked != "auto" and asked not in COMPILED:
         return False
-    fits = weight.device.type == "cpu" and weight.dtype in DTYPES and input.device.type == "cpu"
+    fits = weight.is_cpu and weight.dtype in DTYPES and input.is_cpu
     if asked in COMPILED and not fits:
         raise InputError(
             f"`backend` {asked!r} runs float32 and float64 on a CPU, got weights of {weight.dtype} on "
@@ -187,7 +190,7 @@ def choose(
         raise InputError(f"`backend` 'torch' has no kernel for {lacks}; use 'auto' or 'reference'")
     if asked in ("reference", "torch"):
         return asked
-    fits = compiles(weights.ih, input, asked)
+    fits = _fits(weights.ih, input, asked)
     # masks get a gradient from the reference alone
     if _transformed((input, *weights, *state, masks)) or (
         masks is not None and masks.requires_grad and torch.is_grad_enabled()
@@ -217,15 +220,20 @@ def equation_text(cell: Cell) -> str:
     if torch.compiler.is_compiling():
         return _text(cell, *_options(cell))
     kind = type(cell)
-    if kind.__module__.startswith("recur.cells.") and not cell.__dict__:
-        return _plain_text(kind)  # type: ignore[arg-type]
-    return trace(cell).text
+    if not kind.__module__.startswith("recur.cells."):
+        return trace(cell).text
+    # what a cell of recur's depends on does not change, unless an option is a function or another cell
+    key = (kind, *cell.__dict__.items())
+    try:
+        return _texts[key]
+    except (KeyError, TypeError):
+        text = trace(cell).text
+    if all(value is None or isinstance(value, str) for value in cell.__dict__.values()):
+        _texts[key] = text
+    return text
 
 
-@lru_cache(maxsize=256)
-def _plain_text(kind: type[Cell]) -> str:
-    # what a cell of recur's without options depends on does not change
-    return trace(kind()).text
+_texts: dict[tuple[Any, ...], str] = {}
 
 
 @constant
@@ -278,7 +286,7 @@ def _compiled(
         left,
     )
     output, *rest = operator.scan(call, states=states, gates=gates, half=half)
-    names = cell.state_names
+    names = [name for name, _ in state.items()]
     after = State(**dict(zip(names, rest, strict=False)))
     every = None
     if states:

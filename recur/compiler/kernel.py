@@ -4,6 +4,7 @@
 `recur.compiler.operator`.
 """
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from threading import local
@@ -117,7 +118,7 @@ def forward(
     half = half and not training and library(x.dtype).product_bf16 != 0
     nt = torch.get_num_threads()
     frame = _forward_frame(text, x.dtype, training, gates, half, x.shape[-1], *_hidden(weights), rows, nt)
-    plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
+    plan, sizes, equation, lib = frame.plan, frame.sizes, frame.plan.equation, frame.lib
     x, masks = dense_rows(x), None if masks is None else dense_rows(masks)
     steps, batch = x.shape[:2]
     outputs = memory.empty(x.dtype, steps, batch, sizes.of(equation.dim("h")))
@@ -133,7 +134,6 @@ def forward(
         slots = numbers = outputs  # not written to
     shown = x.new_zeros(rows.total, len(equation.gates), sizes.padded(UNITS)) if gates else None
     if rows.count:
-        lib = library(x.dtype)
         packed = (
             pack_forward(plan, weights, sizes, lib, workspace)
             if training
@@ -200,17 +200,16 @@ def backward(
     frame = _backward_frame(
         text, x.dtype, bool(d_states), x.shape[-1], *_hidden(weights), rows, torch.get_num_threads()
     )
-    plan, sizes, equation = frame.plan, frame.sizes, frame.plan.equation
+    plan, sizes, equation, lib = frame.plan, frame.sizes, frame.plan.equation, frame.lib
     d_x = memory.empty(x.dtype, *x.shape) if need_x else None
     if d_x is not None and not rows.full:
         d_x.zero_()
     d_weights = Weights(
-        *(None if w is None or not need_weights else w.new_zeros(w.shape) for w in weights)  # type: ignore[arg-type]
+        *(None if w is None or not need_weights else _zeros_like(w) for w in weights)  # type: ignore[arg-type]
     )
     if not rows.count:
         passed = [torch.zeros_like(v) if g is None else g.clone() for v, g in zip(state, d_final, strict=True)]
         return Gradients(d_x, d_weights, tuple(passed))
-    lib = library(x.dtype)
     x, masks = dense_rows(x), None if masks is None else dense_rows(masks)
     initial = rows.initial([dense_rows(value) for value in state])
     *given_states, slots, numbers = kept
@@ -279,7 +278,7 @@ def share(plan: Plan, sizes: Sizes, rows: Rows, lib: Library) -> tuple[int, int]
         return 1, 0
     groups = sizes.padded(UNITS) // lib.VL // lib.NC
     work = matrix * rows.total / rows.steps  # multiplications in a step
-    by_units = work > nt * 40_000 and groups >= nt
+    by_units = work > nt * 20_000 and groups >= nt
     weights = (matrix + len(plan.equation.gates) * sizes.D * sizes.H) * lib.dtype.itemsize
     if rows.count >= 4 * nt and not (by_units and weights > 1 << 19):
         return nt, 0
@@ -292,7 +291,7 @@ class Frame:
     """What the calls of a kernel for some sizes and rows have in common."""
 
     def __init__(self, kernel: Kernel, sizes: Sizes, rows: Rows, lib: Library) -> None:
-        self.kernel, self.plan, self.sizes = kernel, kernel.plan, sizes
+        self.kernel, self.plan, self.sizes, self.lib = kernel, kernel.plan, sizes, lib
         plan, equation = self.plan, self.plan.equation
         self.others = [name for name in equation.states if name != "h"]
         self.slot_row = sum(sizes.padded(node.dim) for node in plan.slots)
@@ -337,6 +336,7 @@ class Frame:
             **sizes.words(),
         }
         self.template = np.array([constant.get(name, 0) for name in kernel.fields], np.int64)
+        self._argument, self._constant = ctypes.c_int64 * len(kernel.fields), self.template.tobytes()
 
     def words(
         self,
@@ -361,7 +361,8 @@ class Frame:
 
     def call(self, words: Mapping[str, int]) -> None:
         """Run the kernel."""
-        argument = self.template.copy()
+        # much quicker to fill than an array of numpy
+        argument = self._argument.from_buffer_copy(self._constant)
         places = self.places
         argument[places["pointers"]] = workspace("pointers", torch.int64, self.pointers).data_ptr()
         if "gx" in places:
@@ -375,10 +376,10 @@ class Frame:
             if place is not None:
                 argument[place] = value
         if self.choice is None:
-            threads.run(self.kernel.address, argument.ctypes.data, self.nt)
+            threads.run(self.kernel.address, ctypes.addressof(argument), self.nt)
             return
         nt, start = self.choice.next(), perf_counter()
-        threads.run(self.kernel.address, argument.ctypes.data, nt)
+        threads.run(self.kernel.address, ctypes.addressof(argument), nt)
         self.choice.took(nt, perf_counter() - start)
 
 
@@ -405,6 +406,10 @@ def _backward_frame(
 ) -> Frame:
     kernel = backward_kernel(text, dtype, all_states)
     return Frame(kernel, _sizes(kernel, width, rows_ih, outputs, dtype), rows, library(dtype))
+
+
+def _zeros_like(value: Tensor) -> Tensor:
+    return torch.zeros_like(value, memory_format=torch.contiguous_format)
 
 
 def _hidden(weights: Weights) -> tuple[int, int]:
@@ -434,7 +439,7 @@ _workspaces = _Workspaces()
 def workspace(name: str, dtype: torch.dtype, size: int) -> Tensor:
     """Return scratch for `size` numbers; what it holds is gone at the next call."""
     buffer = _workspaces.buffers.get((name, dtype))
-    if buffer is None or buffer.shape[0] < size:
+    if buffer is None or buffer.numel() < size:
         buffer = torch.empty(max(size, 1), dtype=dtype)
         if size * dtype.itemsize <= KEPT_BYTES:
             _workspaces.buffers[name, dtype] = buffer

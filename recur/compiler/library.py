@@ -116,17 +116,17 @@ class Library:
             raise ValueError("`half` needs float32 and a processor with AVX512_BF16")
         pointers = (ctypes.c_int64 * len(sources))(*sources)
         last = self.blocks(self.vectors(units, columns))
-        _PACK(function)(
+        _packer(function)(
             destination, ctypes.addressof(pointers), columns, outer, inner, units, unit_stride, k_stride, 0, last
         )
 
     def rows_workspace(self, threads: int) -> int:
         """Return how many bytes `gemm_rows` needs."""
-        return rows_workspace(self.tiling, threads)
+        return _rows_workspace(self.tiling, threads)
 
     def outer_workspace(self, threads: int, n: int) -> int:
         """Return how many bytes `gemm_tn` needs for N = n."""
-        return outer_workspace(self.tiling, threads, n)
+        return _outer_workspace(self.tiling, threads, n)
 
     def run_rows(self, arguments: dict[RowsArgs, int], count: int = 1) -> None:
         """Run `gemm_rows` on `count` threads; what is not named is 0."""
@@ -137,6 +137,8 @@ class Library:
         _run(self.gemm_tn, [arguments.get(name, 0) for name in _OUTER], count)
 
 
+# more than the calls would take
+_rows_workspace, _outer_workspace = lru_cache(rows_workspace), lru_cache(outer_workspace)
 # iterating over an enumeration takes longer than the call
 _ROWS, _OUTER = tuple(RowsArgs), tuple(OuterArgs)
 
@@ -147,6 +149,7 @@ def _run(function: int, arguments: list[int], count: int) -> None:
 
 
 _PACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 8)
+_packer = lru_cache(_PACK)
 
 
 def tiling(dtype: torch.dtype, target: Target) -> Tiling:

@@ -86,7 +86,7 @@ class Backward(NamedTuple):
         along = rows.plain and x.stride(0) == x.shape[1] * x.stride(1)
         offsets = None if along else rows.offsets(x)
         slots = list(range(first, first + len(gates)))
-        self._outer(d.ih, d.bias_ih, slots, numbers, (x, x.stride(1), offsets), 0, rows.total)
+        self._outer(d.ih, d.bias_ih, slots, numbers, (x, x.stride(1), offsets))
         for argument, start, columns in plan.gradients.runs:
             if columns[0].gate:
                 matrix, bias = d.hh, d.bias_hh
@@ -98,24 +98,24 @@ class Backward(NamedTuple):
             before = unclipped(argument)
             if before.op != "state":
                 place = sum(sizes.padded(node.dim) for node in plan.slots[: plan.slots.index(argument)])
-                self._outer(matrix, bias, slots, targets, (kept[:, place:], kept.stride(0), None), 0, rows.total)
+                self._outer(matrix, bias, slots, targets, (kept[:, place:], kept.stride(0), None))
                 continue
-            # the states before the first steps, then those before the others
+            after = y if before.name == "h" else states[before.name]
             value = initial[before.name]
-            self._outer(matrix, bias, slots, targets, (value, value.stride(0), None), 0, rows.count)
-            if rows.total > rows.count:
-                source = self._before(before.name, y, states)
-                self._outer(matrix, bias, slots, targets, source, rows.count, rows.total)
+            if value.data_ptr() % value.element_size():  # of a caller: it must be whole numbers away from `after`
+                value = value.clone()
+            source = self._before(value, after, before.name == "h")
+            self._outer(matrix, bias, slots, targets, source)
 
-    def _before(self, name: str, y: Tensor, states: Mapping[str, Tensor]) -> tuple[Tensor, int, Indices | None]:
-        """Return where the state before each step but the first of its row lies."""
-        rows = self.rows
-        if name != "h":
-            value = states[name]
-            return value, value.stride(0), None if rows.uniform else rows.previous() * value.stride(0)
-        if rows.plain:
-            return y, y.stride(1), None
-        return y, y.stride(1), rows.offsets(y)[rows.previous()]
+    def _before(self, initial: Tensor, after: Tensor, outputs: bool) -> tuple[Tensor, int, Indices]:
+        """Return where the state before each step lies: the initial one, or that after the step before."""
+        rows, size = self.rows, after.element_size()
+        first = (initial.data_ptr() - after.data_ptr()) // size + np.arange(rows.count) * initial.stride(0)
+        if not outputs:
+            others = rows.previous() * after.stride(0)
+        else:
+            others = rows.offsets(after)[rows.previous()]
+        return after, after.stride(-2), np.concatenate([first, others])
 
     def _outer(
         self,
@@ -124,46 +124,37 @@ class Backward(NamedTuple):
         slots: Sequence[int],
         numbers: Sequence[int],
         source: tuple[Tensor, int, Indices | None],
-        first: int,
-        last: int,
     ) -> None:
         """Add sums over packed positions of products of slots and source rows to the blocks `numbers` of `target`."""
         if len(set(numbers)) < len(numbers):  # one after the other where they meet in one block
             for slot, number in zip(slots, numbers, strict=True):
-                self._outer(target, bias, [slot], [number], source, first, last)
+                self._outer(target, bias, [slot], [number], source)
             return
         if not slots:
             return
         values, stride, offsets = source
         size = self.sizes.of(self.plan.gradient_dims[slots[0]])
         width = target.shape[1]
-        places = np.array(
-            [
-                [self._offset(slot) for slot in slots],
-                [number * size * width for number in numbers],
-                [number * size for number in numbers],
-            ],
-            np.int64,
-        )
+        places, at = _places(tuple(self.plan.gradient_dims), self.sizes, tuple(slots), tuple(numbers), size, width)
         nt = self._threads(len(slots) * size * width)
         space = self._space(self.lib.outer_workspace(nt, width))
         self.lib.run_tn(
             {
-                OuterArgs.COUNT: last - first,
+                OuterArgs.COUNT: self.rows.total,
                 OuterArgs.SLOTS: len(slots),
                 OuterArgs.M: size,
                 OuterArgs.N: width,
-                OuterArgs.A: self._slot(0) + first * self.slots.stride(0) * self.slots.element_size(),
+                OuterArgs.A: self._slot(0),
                 OuterArgs.A_STRIDE: self.slots.stride(0),
-                OuterArgs.A_OFFSETS: places[0].ctypes.data,
+                OuterArgs.A_OFFSETS: at,
                 OuterArgs.B: values.data_ptr(),
                 OuterArgs.B_STRIDE: stride,
                 OuterArgs.B_OFFSETS: 0 if offsets is None else offsets.ctypes.data,
                 OuterArgs.C: target.data_ptr(),
                 OuterArgs.C_STRIDE: width,
-                OuterArgs.C_OFFSETS: places[1].ctypes.data,
+                OuterArgs.C_OFFSETS: at + places.strides[0],
                 OuterArgs.BIAS: 0 if bias is None else bias.data_ptr(),
-                OuterArgs.BIAS_OFFSETS: places[2].ctypes.data,
+                OuterArgs.BIAS_OFFSETS: at + 2 * places.strides[0],
                 OuterArgs.WORKSPACE: space.data_ptr(),
             },
             nt,
@@ -180,6 +171,17 @@ class Backward(NamedTuple):
 
     def _threads(self, multiplications: int) -> int:
         return self.threads if self.rows.total * multiplications > 1 << 18 else 1
+
+
+@lru_cache(maxsize=256)
+def _places(
+    dims: tuple[str, ...], sizes: Sizes, slots: tuple[int, ...], numbers: tuple[int, ...], size: int, width: int
+) -> tuple[Indices, int]:
+    """Return where slots start, the blocks of their matrices and those of their biases, and the table's address."""
+    offsets = _offsets(dims, sizes)
+    blocks = [[offsets[slot] for slot in slots], [n * size * width for n in numbers], [n * size for n in numbers]]
+    places = np.array(blocks, np.int64)
+    return places, places.ctypes.data
 
 
 @lru_cache(maxsize=256)

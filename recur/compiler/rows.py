@@ -52,20 +52,21 @@ class Rows:
         self.cum_address = self.cum.ctypes.data
         self.uniform = self.full and self.count == batch and not fresh.any() and bool((row == np.arange(batch)).all())
         self.plain = self.uniform and direction == 1
-        self._offsets: dict[tuple[int, int], Indices] = {}
+        self._offsets: dict[tuple[int, int], tuple[int, Indices]] = {}
         self._previous: Indices | None = None
         self._places: tuple[Indices, Indices] | None = None
 
     def words(self, name: str, tensor: Tensor) -> dict[str, int]:
         """Return how a kernel finds the rows of `tensor` [T, B, ...]."""
-        key = tensor.stride(0), tensor.stride(1)
-        offsets = self._offsets.get(key)
-        if offsets is None:
-            offsets = self._offsets[key] = self.first * key[0] + self.row * key[1]
+        step, across, *_ = tensor.stride()
+        found = self._offsets.get((step, across))
+        if found is None:
+            offsets = self.first * step + self.row * across
+            found = self._offsets[step, across] = offsets.ctypes.data, offsets
         return {
             name: tensor.data_ptr(),
-            f"{name}_offsets": offsets.ctypes.data,
-            f"{name}_step": key[0] * self.direction,
+            f"{name}_offsets": found[0],
+            f"{name}_step": step * self.direction,
         }
 
     def places(self) -> tuple[Indices, Indices]:

@@ -59,8 +59,9 @@ def _identity(cell: Cell) -> _Identity:
     code = getattr(step, "__code__", step)
     around = tuple(c.cell_contents for c in getattr(step, "__closure__", None) or ())
     scope, names = getattr(step, "__globals__", {}), _names(code)
-    looked_up = tuple(map(scope.get, names))
-    own = tuple(getattr(type(cell), name, None) for name in names)
+    # dictionaries by what they hold now
+    looked_up = tuple(_plain(scope.get(name)) for name in names)
+    own = tuple(_plain(getattr(type(cell), name, None)) for name in names)
     options = tuple((name, _plain(value)) for name, value in vars(cell).items())
     return _Identity((type(cell), code, around, looked_up, own, options))
 

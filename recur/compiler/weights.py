@@ -72,15 +72,29 @@ class Packed(NamedTuple):
     buffers: tuple[Tensor, ...]
 
 
-def matrices(equation: Equation, weights: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the matrices of the inputs and of the recurrent products, by gate; "" is the projection."""
-    ih = dict(zip(equation.gates, dense_rows(weights.ih).chunk(len(equation.gates)), strict=True))
-    hh: dict[str, Tensor] = {}
-    if weights.hh is not None:
-        hh = dict(zip(equation.recurrent, dense_rows(weights.hh).chunk(len(equation.recurrent)), strict=True))
-    if weights.hr is not None:
-        hh[""] = dense_rows(weights.hr)
-    return ih, hh
+class Blocks(NamedTuple):
+    """Some of the matrices that are stacked in a weight: it, and where each of them starts."""
+
+    weight: Tensor
+    addresses: list[int]
+
+
+def inputs_of(equation: Equation, weights: Weights, gates: Sequence[str]) -> Blocks:
+    """Return the matrices of the inputs of some gates."""
+    return _blocks(weights.ih, equation.gates, gates)
+
+
+def recurrent_of(equation: Equation, weights: Weights, gates: Sequence[str]) -> Blocks:
+    """Return the matrices of the recurrent products of some gates, or of "", the projection."""
+    weight = weights.hr if "" in gates else weights.hh
+    assert weight is not None
+    return _blocks(weight, ("",) if "" in gates else equation.recurrent, gates)
+
+
+def _blocks(weight: Tensor, names: Sequence[str], wanted: Sequence[str]) -> Blocks:
+    weight = dense_rows(weight)
+    start, each = weight.data_ptr(), weight.shape[0] // len(names) * weight.stride(0) * weight.element_size()
+    return Blocks(weight, [start + names.index(name) * each for name in wanted])
 
 
 def dense_rows(value: Tensor) -> Tensor:
@@ -99,7 +113,7 @@ def lasting(name: str, dtype: torch.dtype, size: int) -> Tensor:
 
 def pack(
     lib: Library,
-    blocks: Sequence[Tensor],
+    blocks: Blocks,
     *,
     columns: int,
     units: int,
@@ -110,13 +124,13 @@ def pack(
     half: bool = False,
 ) -> Tensor:
     """Pack matrices [units, inner] each, or where `transposed` [inner, units], as columns or one after the other."""
-    outer = len(blocks) // columns
+    outer = len(blocks.addresses) // columns
     each = -(-inner // 2) if half else inner
     packed = room(name, lib.dtype, lib.vectors(units, columns) * outer * each * lib.VL)
-    stride = blocks[0].stride(0)
+    stride = blocks.weight.stride(0)
     lib.pack_weights(
         packed.data_ptr(),
-        [block.data_ptr() for block in blocks],
+        blocks.addresses,
         columns=columns,
         outer=outer,
         inner=inner,
@@ -131,10 +145,9 @@ def pack(
 def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
     """Pack what the forward kernel reads."""
     equation = plan.equation
-    ih, hh = matrices(equation, weights)
     buffers: dict[str, Tensor] = {}
     if names := used_inputs(equation):
-        blocks = [ih[name] for name in names]
+        blocks = inputs_of(equation, weights, names)
         buffers["w_x"] = pack(
             lib,
             blocks,
@@ -148,13 +161,13 @@ def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room:
         )
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
-            blocks = [hh[gate] for (gate,) in product.sources]
+            blocks = recurrent_of(equation, weights, [gate for (gate,) in product.sources])
             size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
             name = f"w_{number}_{index}"
             buffers[name] = pack(
                 lib,
                 blocks,
-                columns=len(blocks),
+                columns=len(product.sources),
                 units=size,
                 inner=inner,
                 transposed=False,
@@ -188,11 +201,10 @@ def pack_forward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room:
 
 def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Packed:
     """Pack what the backward kernel reads."""
-    _, hh = matrices(plan.equation, weights)
     buffers: dict[str, Tensor] = {}
     for number, stage in enumerate(plan.stages):
         for index, product in enumerate(stage.products):
-            blocks = [hh[gate] for gate in product.sources[0]]
+            blocks = recurrent_of(plan.equation, weights, product.sources[0])
             size, inner = sizes.of(product.dim), sizes.of(product.operand.dim)
             name = f"v_{number}_{index}"
             buffers[f"w_{number}_{index}"] = pack(
@@ -206,8 +218,7 @@ def pack_backward(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room
 def pack_inputs(plan: Plan, weights: Weights, sizes: Sizes, lib: Library, room: Room) -> Tensor:
     """Pack what the gradient of the inputs is made with."""
     assert plan.gradients is not None
-    ih, _ = matrices(plan.equation, weights)
-    blocks = [ih[gate] for gate in plan.gradients.inputs[1]]
+    blocks = inputs_of(plan.equation, weights, plan.gradients.inputs[1])
     return pack(lib, blocks, columns=1, units=sizes.D, inner=sizes.H, transposed=True, room=room, name="inputs")
 
 

@@ -1,7 +1,7 @@
 """Layers and directions: what every recurrent layer does around the scan."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -160,14 +160,13 @@ def run_stack(
                 like = weights.ih.new_empty(()).expand(batch, len(weights.ih) // len(cell.gate_names))
                 masks = masks_for(cell, steps, like, draw=training)
             index = number * len(directions) + direction
-            before = state.map(lambda value, index=index: value[index])  # type: ignore[misc]
-            order = {"reverse": direction == 1, "left": left}
+            before = State(**{name: value[index] for name, value in state.items()})
+            order: dict[str, Any] = {"reverse": direction == 1, "left": left, "resets": resets, "masks": masks}
             if backend == "parallel":
-                result = parallel(cell, input, weights, before, lengths, resets=resets, masks=masks, **order)
+                result = parallel(cell, input, weights, before, lengths, **order)
             else:
-                options = {"states": trace, "gates": trace, **order}
                 result = scan(
-                    cell, input, weights, before, lengths, resets=resets, masks=masks, backend=backend, **options
+                    cell, input, weights, before, lengths, states=trace, gates=trace, backend=backend, **order
                 )
             outputs.append(result.output)
             finals.append(result.state)
@@ -175,5 +174,13 @@ def run_stack(
                 states.append(result.states)
                 gates.append(dict(zip(cell.gate_names, result.gates.unbind(2), strict=True)))
         input = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    final = State(**{name: torch.stack([getattr(f, name) for f in finals]) for name in cell.state_names})
-    return Trace(input, final, tuple(states), tuple(gates))
+    return Trace(input, _stacked(finals), tuple(states), tuple(gates))
+
+
+def _stacked(finals: Sequence[State]) -> State:
+    first, *others = finals
+    # a view made without gradient could not be changed in place with one; a trace is to be the same in either mode
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if others or tracing or not torch.is_grad_enabled():
+        return State(**{name: torch.stack([getattr(f, name) for f in finals]) for name, _ in first.items()})
+    return first.map(lambda value: value.unsqueeze(0))

@@ -18,7 +18,7 @@ from recur.cells import LSTMP, Elman
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
 from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
-from recur.scan import Weights, check_backend, compiles
+from recur.scan import Weights, check_backend, compiled
 from recur.stream import Stream
 
 # by torch's name of the mode; made once, so that torch.compile meets the same objects again
@@ -39,9 +39,18 @@ def equation_of(layer: nn.RNNBase) -> Cell:
 def weights_of(layer: nn.RNNBase) -> list[list[Weights]]:
     """Return the weights of each layer and direction of an RNN, LSTM or GRU, torch.nn's or recur's."""
     directions = 2 if layer.bidirectional else 1
-    names = ["ih", "hh", *(["bias_ih", "bias_hh"] if layer.bias else []), *(["hr"] if layer.proj_size else [])]
-    all_weights = [Weights(**dict(zip(names, given, strict=True))) for given in layer.all_weights]
-    return [all_weights[i : i + directions] for i in range(0, len(all_weights), directions)]
+    found = []
+    for names in layer._all_weights:
+        ih, hh, *others = [_weight(layer, name) for name in names]
+        bias_ih, bias_hh = others[:2] if layer.bias else (None, None)
+        found.append(Weights(ih, hh, bias_ih, bias_hh, None, others[-1] if layer.proj_size else None))
+    return [found[i : i + directions] for i in range(0, len(found), directions)]
+
+
+def _weight(layer: nn.RNNBase, name: str) -> Tensor:
+    # what torch.nn.Module does by itself, in a fraction of the time
+    value: Tensor | None = layer._parameters.get(name)
+    return getattr(layer, name) if value is None else value
 
 
 class _Lengths(nn.RNNBase):
@@ -103,18 +112,20 @@ class _Lengths(nn.RNNBase):
             raise InputError(f"`{named}` must not be given with a PackedSequence, which holds its own")
         left = padded_left(padding)
         data = input.data if isinstance(input, PackedSequence) else input
+        # looked up once: layers and directions are alike
+        backend = compiled(_weight(self, self._all_weights[0][0]), data, self.backend)
         ours = (
-            named is not None
+            backend is not None
+            or named is not None
             or self.backend == "reference"
             or (self.recurrent_dropout and self.training)
-            or compiles(self.all_weights[0][0], data, self.backend)
         )
         if isinstance(input, PackedSequence):
             return self._packed(input, hx) if ours or self._dense_is_faster(input, hx) else super().forward(input, hx)
         if not ours or input.dim() not in (2, 3):
             return super().forward(input, hx)
         if input.dim() == 3:
-            return self._batch(input, hx, lengths, left, resets)
+            return self._batch(input, hx, lengths, left, resets, backend)
         if named:
             raise InputError(f"`{named}` needs a batch of rows, got an input of shape {list(input.shape)}")
         return self._unbatched(input, hx)
@@ -190,8 +201,9 @@ class _Lengths(nn.RNNBase):
         lengths: Tensor | Sequence[int] | None,
         left: bool = False,
         resets: Tensor | None = None,
+        backend: str | None = None,
     ) -> tuple[Tensor, Any]:
-        output, final = self._stack(input, hx, lengths, left, resets, trace=False)[:2]
+        output, final, *_ = self._stack(input, hx, lengths, left, resets, backend, trace=False)
         return output.transpose(0, 1) if self.batch_first else output, tuple(final) if len(final) > 1 else final.h
 
     def _stack(
@@ -201,6 +213,7 @@ class _Lengths(nn.RNNBase):
         lengths: Tensor | Sequence[int] | None,
         left: bool,
         resets: Tensor | None,
+        backend: str | None = None,
         *,
         trace: bool,
     ) -> Trace:
@@ -227,7 +240,7 @@ class _Lengths(nn.RNNBase):
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
             training=self.training,
-            backend=self.backend,
+            backend=backend or self.backend,
             trace=trace,
         )
 
