@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         where,
     )
     from recur.errors import InputError, MissingExtra, RecurError, RunError
+    from recur.flow.flow import GradientFlow
+    from recur.flow.measure import gradient_flow, watch_gradients
     from recur.gradients.initialisation import chrono_, forget_bias_, identity_, orthogonal_
     from recur.layers import (
         GRU,
@@ -49,6 +51,8 @@ _HOMES = {
         *("sigmoid", "tanh", "where"),
     ),
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
+    "recur.flow.flow": ("GradientFlow",),
+    "recur.flow.measure": ("gradient_flow", "watch_gradients"),
     "recur.gradients.initialisation": ("chrono_", "forget_bias_", "identity_", "orthogonal_"),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
@@ -67,6 +71,7 @@ __all__ = [
     "AllOutputs",
     "Cell",
     "GRUCell",
+    "GradientFlow",
     "InputError",
     "LSTMCell",
     "LastOutput",
@@ -85,6 +90,7 @@ __all__ = [
     "exp",
     "forget_bias_",
     "from_keras",
+    "gradient_flow",
     "identity_",
     "load",
     "log",
@@ -99,6 +105,7 @@ __all__ = [
     "sigmoid",
     "tanh",
     "to_keras",
+    "watch_gradients",
     "where",
 ]
 

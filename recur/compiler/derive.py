@@ -33,6 +33,7 @@ class Backward:
     columns: tuple[Column, ...]
     before: dict[str, Node]  # state -> elementwise part of the gradient of the state before
     units: dict[str, Node]  # per-unit parameter -> its gradient, to be summed over rows and steps
+    after: dict[str, Node]  # new state -> its gradient by all ways, those within the step too
 
 
 def backward(equation: Equation) -> Backward:
@@ -71,6 +72,7 @@ def backward(equation: Equation) -> Backward:
         columns=tuple(reversed(columns)),
         before={name: of.get(("state", name), zero) for name in equation.states},
         units={name: of[("unit", name)] for name in equation.units if ("unit", name) in of},
+        after={name: adjoints.get(node, zero) for name, node in equation.new.items()},
     )
 
 

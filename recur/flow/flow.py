@@ -60,5 +60,20 @@ class GradientFlow:
             raise InputError(f"`also` must have other names than {own!r}, which is this flow's; give it another name=")
         write_page(path, {own: self} | others)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it: NaN and infinity are null, complex numbers [real, imaginary]."""
+        from recur.flow.plain import plain
+
+        return plain(self)
+
+    def summary(self) -> str:
+        """Return it in plain words: each layer's verdict and gates, then what to do about it."""
+        from recur.flow.words import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return f"GradientFlow({', '.join(f'{layer.name}: {layer.verdict}' for layer in self.layers)})"
+
     def __iter__(self) -> Iterator[LayerFlow]:
         return iter(self.layers)

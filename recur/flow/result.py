@@ -88,7 +88,8 @@ class LayerFlow:
         cell: the cell's name.
         steps: T.
         hidden_gradient: norm of dL/dh_t over rows and units by step, [T]; total derivative, padded steps 0.
-        cell_gradient: the same of the other states by name ("c"), [T] each; empty where h is the only one.
+        cell_gradient: the same of the other states by name ("c"), through h_t too, [T] each; empty where h is the only
+            one.
         unit_gradient: norm of dL/dh_t over rows, [T, H].
         lag_gradient: norm of dL/dh over rows and units by distance from each row's own last step, which is [0], [T].
         weight_share: each step's share in dL/dW_hh, the norm of delta_t h_{t-1}^T over the sum of all steps', [T].
@@ -141,3 +142,28 @@ class LayerFlow:
         """Singular values of ds_{T-1}/ds_t, [T, k]; 0 or inf where they leave the range of float64."""
         with np.errstate(over="ignore"):
             return np.exp(self.log_singular_values)
+
+
+@dataclass(frozen=True)
+class LayerWatch:
+    """What is cheap to know of a layer and direction while it is trained; fields as those of `LayerFlow`.
+
+    Args:
+        name: of the layer and direction.
+        cell: the cell's name.
+        steps: T.
+        hidden_gradient: [T].
+        lag_gradient: [T].
+        weight_share: [T].
+        spectral_radius: of each recurrent matrix, by gate.
+        saturation: of each gate, shares of its values at its low and at its high end.
+    """
+
+    name: str
+    cell: str
+    steps: int
+    hidden_gradient: Array
+    lag_gradient: Array
+    weight_share: Array
+    spectral_radius: Mapping[str, float]
+    saturation: Mapping[str, tuple[float, float]]

@@ -1,6 +1,7 @@
 """Layers and directions: what every recurrent layer does around the scan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,17 @@ from recur.cells.cell import Cell, State
 from recur.cells.zoneout import masks_for
 from recur.errors import InputError, nearest
 from recur.layers.parallel import parallel
-from recur.scan import Weights, readable, scan
+from recur.scan import Scanned, Weights, readable, scan
 
 PADDINGS = ["right", "left"]
+
+# what runs in place of `scan`, with the same arguments, while a module's recurrences are observed
+OBSERVER: ContextVar[Callable[..., Scanned] | None] = ContextVar("observer", default=None)
+
+
+def observer() -> Callable[..., Scanned] | None:
+    """Return what observes the recurrences of this thread, or None."""
+    return None if torch.compiler.is_compiling() else OBSERVER.get()
 
 
 class Trace(NamedTuple):
@@ -148,6 +157,7 @@ def run_stack(
     states: list[State] = []
     gates: list[dict[str, Tensor]] = []
     steps, batch = input.shape[:2]
+    watch = observer()
     for number, directions in enumerate(layers):
         if number and dropout:
             input = F.dropout(input, dropout, training)
@@ -162,12 +172,11 @@ def run_stack(
             index = number * len(directions) + direction
             before = State(**{name: value[index] for name, value in state.items()})
             order: dict[str, Any] = {"reverse": direction == 1, "left": left, "resets": resets, "masks": masks}
-            if backend == "parallel":
+            if watch is None and backend == "parallel":
                 result = parallel(cell, input, weights, before, lengths, **order)
             else:
-                result = scan(
-                    cell, input, weights, before, lengths, states=trace, gates=trace, backend=backend, **order
-                )
+                run = watch or scan
+                result = run(cell, input, weights, before, lengths, states=trace, gates=trace, backend=backend, **order)
             outputs.append(result.output)
             finals.append(result.state)
             if result.states is not None and result.gates is not None:

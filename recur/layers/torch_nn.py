@@ -17,7 +17,7 @@ from recur.cells import LSTM as LSTMEquation
 from recur.cells import LSTMP, Elman
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
-from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
+from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, observer, padded_left, run_stack
 from recur.scan import Weights, check_backend, compiled
 from recur.stream import Stream
 
@@ -119,6 +119,7 @@ class _Lengths(nn.RNNBase):
             or named is not None
             or self.backend == "reference"
             or (self.recurrent_dropout and self.training)
+            or observer() is not None
         )
         if isinstance(input, PackedSequence):
             return self._packed(input, hx) if ours or self._dense_is_faster(input, hx) else super().forward(input, hx)
