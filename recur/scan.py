@@ -106,19 +106,31 @@ def scan(
     """
     if not input.shape[0]:
         raise InputError("`input` must have at least one step, got T = 0")
-    if len(cell.mask_names) and (masks is None or len(masks) != len(cell.mask_names)):
+    if cell.masks and (masks is None or len(masks) != len(cell.mask_names)):
         raise InputError(f"cell {type(cell).__name__} needs `masks` for {', '.join(cell.mask_names)}")
-    options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": states, "gates": gates}
     known = lengths is None or readable(lengths)
     plain = not (left or states or gates) and resets is None and masks is None and known
     chosen = choose(cell, input, weights, state, backend, plain=plain, masks=masks)
     if chosen in COMPILED:
-        half = chosen == "cpu-bfloat16"
-        return _compiled(cell, input, weights, state, lengths, half=half, **options)  # type: ignore[arg-type]
+        # what autocast has made of an input or state is taken back: kernels compute in the weights' type
+        dtype = weights.ih.dtype
+        call = Call(
+            equation_text(cell),
+            _as(input, dtype),
+            KernelWeights(*weights),
+            [_as(value, dtype) for value in state],
+            lengths if lengths is None or lengths.dtype == torch.int64 else lengths.long(),
+            resets,
+            None if masks is None else _as(masks, dtype),
+            reverse,
+            left,
+        )
+        return _compiled(state, call, states, gates, chosen == "cpu-bfloat16")
     if chosen == "torch":
         kernel = cell.torch_kernel
         assert kernel is not None
         return Scanned(*_torch(kernel, input, weights, state, lengths, reverse))
+    options = {"reverse": reverse, "left": left, "resets": resets, "masks": masks, "states": states, "gates": gates}
     return _reference(cell, input, weights, state, lengths, **options)  # type: ignore[arg-type]
 
 
@@ -255,36 +267,7 @@ def _options(cell: Cell) -> list[Any]:
     return values
 
 
-def _compiled(
-    cell: Cell,
-    input: Tensor,
-    weights: Weights,
-    state: State,
-    lengths: Tensor | None,
-    *,
-    reverse: bool,
-    left: bool,
-    resets: Tensor | None,
-    masks: Tensor | None,
-    states: bool,
-    gates: bool,
-    half: bool,
-) -> Scanned:
-    # what autocast has made of an input or state is taken back: kernels compute in the weights' type
-    dtype = weights.ih.dtype
-    if lengths is not None and lengths.dtype != torch.int64:
-        lengths = lengths.long()
-    call = Call(
-        equation_text(cell),
-        _as(input, dtype),
-        KernelWeights(*weights),
-        [_as(value, dtype) for value in state],
-        lengths,
-        resets,
-        None if masks is None else _as(masks, dtype),
-        reverse,
-        left,
-    )
+def _compiled(state: State, call: Call, states: bool, gates: bool, half: bool) -> Scanned:
     output, *rest = operator.scan(call, states=states, gates=gates, half=half)
     names = [name for name, _ in state.items()]
     after = State(**dict(zip(names, rest, strict=False)))

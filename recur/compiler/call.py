@@ -83,6 +83,8 @@ def check(call: Call) -> None:
     for name, value in zip(wanted.states, call.state, strict=True):
         _fit(f"state.{name}", value, x, (batch, outputs if name == "h" else hidden), True)
     _fit("masks", call.masks, x, (wanted.masks, steps, batch, hidden), wanted.masks > 0)
+    if call.lengths is None and call.resets is None:
+        return
     for name, given, dtype, shape in (
         ("lengths", call.lengths, torch.int64, (batch,)),
         ("resets", call.resets, torch.bool, (steps, batch)),

@@ -293,6 +293,7 @@ class Frame:
     def __init__(self, kernel: Kernel, sizes: Sizes, rows: Rows, lib: Library) -> None:
         self.kernel, self.plan, self.sizes, self.lib = kernel, kernel.plan, sizes, lib
         plan, equation = self.plan, self.plan.equation
+        self.initial_words = [(f"initial_{name}", f"initial_{name}_row") for name in equation.states]
         self.others = [name for name in equation.states if name != "h"]
         self.slot_row = sum(sizes.padded(node.dim) for node in plan.slots)
         self.gradient_row = 0 if plan.gradients is None else sum(sizes.padded(dim) for dim in plan.gradient_dims)
@@ -351,8 +352,8 @@ class Frame:
     ) -> dict[str, int]:
         """Return the words that both directions have, besides the constant ones."""
         words = {"slot": slots.data_ptr(), "rows": numbers.data_ptr(), **packed.words, **rows.words("y", y)}
-        for name, value in zip(self.plan.equation.states, initial, strict=True):
-            words[f"initial_{name}"], words[f"initial_{name}_row"] = value.data_ptr(), value.stride(0)
+        for (place, row), value in zip(self.initial_words, initial, strict=True):
+            words[place], words[row] = value.data_ptr(), value.stride(0)
         for name, value in states.items():
             words[f"state_{name}"] = value.data_ptr()
         if masks is not None:

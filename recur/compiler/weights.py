@@ -260,11 +260,12 @@ def packed_for_inference(plan: Plan, weights: Weights, sizes: Sizes, lib: Librar
     """Return `pack_forward` of the weights, that of the last call if they are the same and unchanged."""
     key = (id(weights.ih), plan.equation.text, lib.dtype, sizes.half)
     kept = _kept.get(key)
-    if kept is not None and all(
-        weight is None if seen is None else seen.unchanged(weight)
-        for weight, seen in zip(weights, kept[0], strict=True)
-    ):
-        return kept[1]
+    if kept is not None:
+        for weight, seen in zip(weights, kept[0], strict=True):
+            if weight is not None if seen is None else not seen.unchanged(weight):
+                break
+        else:
+            return kept[1]
     packed = pack_forward(plan, weights, sizes, lib, lasting)
     # inference tensors have no version, and of others a sample cannot be looked at in place
     if all(w is None or (not w.is_inference() and w.is_contiguous()) for w in weights):

@@ -166,7 +166,7 @@ def run_stack(
             if recurrent_dropout and weights.hh is not None:
                 weights = weights._replace(hh=F.dropout(weights.hh, recurrent_dropout, training))
             masks = None
-            if cell.mask_names:
+            if cell.masks:
                 like = weights.ih.new_empty(()).expand(batch, len(weights.ih) // len(cell.gate_names))
                 masks = masks_for(cell, steps, like, draw=training)
             index = number * len(directions) + direction
