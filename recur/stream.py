@@ -24,6 +24,8 @@ from recur.compiler.weights import Weights as KernelWeights
 from recur.errors import InputError
 from recur.scan import Weights, choose, equation_text, scan
 
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
 # so many multiplications take one thread about as long as it takes to have another one at hand
 SHARED_FROM = 200_000
 # how often a step looks at the weights' numbers, which takes as long as a step of 64 units, and at torch's threads
@@ -40,6 +42,10 @@ class Layer(Protocol):
     @property
     def backend(self) -> str:
         """As for `recur.scan.scan`."""
+
+    @property
+    def residual(self) -> bool:
+        """Whether each layer but the first adds its input to its outputs."""
 
     @property
     def bidirectional(self) -> bool:
@@ -172,7 +178,7 @@ class Stream:
             x = ih.new_zeros(1, self.batch, layer.input_size)
             chosen = choose(layer.cell, x, weights[0], zero, backend, plain=not layer.cell.mask_names)
             maker = _Compiled if chosen == "cpu" else _Looped
-            self._runner: _Looped = maker(layer.cell, weights, self.batch, layer.input_size, backend)
+            self._runner: _Looped = maker(layer.cell, weights, self.batch, layer.input_size, backend, layer.residual)
             if state is not None:
                 self._runner.state = state
 
@@ -238,7 +244,7 @@ class _Watch:
         )
 
 
-def _some(value: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+def _some(value: Tensor) -> Numbers:
     """Return some of the numbers where they lie, none where numpy cannot look there."""
     if not value.is_cpu or not value.is_contiguous() or value.dtype is torch.bfloat16:
         return np.zeros(0)
@@ -249,8 +255,10 @@ def _some(value: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
 class _Looped:
     """Layers of which every step is a scan: any backend and device."""
 
-    def __init__(self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str) -> None:
-        self.cell, self.weights, self.backend = cell, weights, backend
+    def __init__(
+        self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str, residual: bool
+    ) -> None:
+        self.cell, self.weights, self.backend, self.residual = cell, weights, backend, residual
         like = weights[0].ih
         self.shape, self.dtype, self.cpu = torch.Size((batch, input_size)), like.dtype, like.is_cpu
         self._zero = [_zeros(cell, one, batch) for one in weights]
@@ -274,12 +282,13 @@ class _Looped:
 
     def steps(self, x: Tensor) -> Tensor:
         """[T, B, D] -> [T, B, H]."""
-        after = []
+        after: list[State] = []
         with torch.no_grad():
             for weights, state in zip(self.weights, self._states, strict=True):
                 like = next(value for name, value in state.items() if name != "h" or weights.hr is None)
                 masks = masks_for(self.cell, len(x), like, draw=False)
-                x, state, *_ = scan(self.cell, x, weights, state, masks=masks, backend=self.backend)
+                output, state, *_ = scan(self.cell, x, weights, state, masks=masks, backend=self.backend)
+                x = x + output if self.residual and after else output
                 after.append(state)
         self._states = after
         return x
@@ -291,16 +300,24 @@ class _Compiled(_Looped):
     In a turn, a layer reads its state from where the other turn has left it.
     """
 
-    def __init__(self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str) -> None:
-        super().__init__(cell, weights, batch, input_size, backend)
+    def __init__(
+        self, cell: Cell, weights: list[Weights], batch: int, input_size: int, backend: str, residual: bool
+    ) -> None:
+        super().__init__(cell, weights, batch, input_size, backend, residual)
         self._turn, nt = 0, torch.get_num_threads()
         self._kernel = kernel.forward_kernel(equation_text(cell), self.dtype, False)
         x = torch.empty(1, *self.shape, dtype=self.dtype)
         inputs = (x, x)
         self._turns: list[_Turns] = []
+        # what is added to what, and where the sum goes, for each layer that does so and each turn
+        self._sums: list[list[tuple[Numbers, Numbers, Numbers]]] = []
         for one, zero in zip(weights, self._zero, strict=True):
             self._turns.append(_Turns(cell, self._kernel, one, zero, inputs, nt))
-            inputs = self._turns[-1].outputs
+            read, inputs = inputs, self._turns[-1].outputs
+            if residual and len(self._turns) > 1:
+                total = torch.zeros_like(inputs[0])
+                self._sums.append([(read[turn].numpy(), inputs[turn].numpy(), total.numpy()) for turn in (0, 1)])
+                inputs = (total, total)
         # a cell may have no use for its input
         self._x_place = self._kernel.fields.index("x") if "x" in self._kernel.fields else None
         self._first = self._turns[0].arguments
@@ -329,7 +346,9 @@ class _Compiled(_Looped):
         if self._x_place is not None:
             self._first[turn][self._x_place] = x.data_ptr()
         pace, run, function = self._pace, threads.run, self._kernel.address
-        if pace is None:
+        if self._sums:
+            self._step_and_add(turn)
+        elif pace is None:
             for argument in self._calls[turn]:
                 run(function, argument, 1)
         else:
@@ -340,6 +359,15 @@ class _Compiled(_Looped):
         self._turn = turn
         # a copy by numpy is made in two thirds of the time of one by torch
         return torch.from_numpy(self._outputs[turn].copy())
+
+    def _step_and_add(self, turn: int) -> None:
+        """Run the layers, each but the first adding its input to its output."""
+        first, *others = self._calls[turn]
+        threads.run(self._kernel.address, first, 1)
+        for argument, sums in zip(others, self._sums, strict=True):
+            threads.run(self._kernel.address, argument, 1)
+            read, output, total = sums[turn]
+            np.add(read, output, out=total)
 
     def steps(self, x: Tensor) -> Tensor:
         """[T, B, D] -> [T, B, H]."""

@@ -23,7 +23,7 @@ def make(
         input_size: D.
         hidden_size: H.
         num_layers: layers.
-        **options: bidirectional, dropout, recurrent_dropout, batch_first, backend.
+        **options: bidirectional, dropout, recurrent_dropout, residual, batch_first, backend.
 
     Raises:
         InputError: no cell has that name; the message suggests the nearest.

@@ -51,6 +51,7 @@ def convert(layer: Layer, cell: Cell, *, bias: Literal["one", "two", "same"] = "
         bidirectional=layer.bidirectional,
         proj_size=layer.proj_size,
         recurrent_dropout=layer.recurrent_dropout,
+        residual=layer.residual,
         backend="reference" if layer.backend == "reference" else "auto",
         device=next(layer.parameters()).device,
         dtype=next(layer.parameters()).dtype,

@@ -23,6 +23,7 @@ _OPTIONS = (
     "bidirectional",
     "proj_size",
     "recurrent_dropout",
+    "residual",
     "backend",
 )
 
@@ -52,6 +53,8 @@ class Recurrent(nn.Module):
         bidirectional: whether a second set of weights reads each row backwards from its own end.
         proj_size: P, the size of a projected cell's output.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
+        residual: whether each layer but the first adds its input to its outputs, so that gradients pass it on their way
+            to the layers below (Wu et al. 2016, arXiv:1609.08144, section 3.1). The final states are the layers' own.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`; or "parallel" for a cell that is linear
             in its state, as mingru and minlstm are: log2 T passes over all steps instead of a loop, see
             `recur.layers.parallel`.
@@ -87,6 +90,7 @@ class Recurrent(nn.Module):
         bidirectional: bool = False,
         proj_size: int = 0,
         recurrent_dropout: float = 0.0,
+        residual: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -118,7 +122,12 @@ class Recurrent(nn.Module):
             proj_size,
         )
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.dropout, self.recurrent_dropout, self.backend = dropout, recurrent_dropout, backend
+        self.dropout, self.recurrent_dropout, self.residual, self.backend = (
+            dropout,
+            recurrent_dropout,
+            residual,
+            backend,
+        )
 
         stacked, recurrent = (len(names) * hidden_size for names in (self.cell.gate_names, self.cell.recurrent_names))
         outputs = proj_size or hidden_size
@@ -250,6 +259,7 @@ class Recurrent(nn.Module):
             resets=None if resets is None else check_resets(resets, input, self.batch_first),
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
+            residual=self.residual,
             training=self.training,
             backend="auto" if trace and self.backend == "parallel" else self.backend,
             trace=trace,
@@ -274,7 +284,7 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes and whatever differs from the defaults."""
-        defaults = dict(zip(_OPTIONS, (1, True, False, 0.0, False, 0, 0.0, "auto"), strict=True))
+        defaults = dict(zip(_OPTIONS, (1, True, False, 0.0, False, 0, 0.0, False, "auto"), strict=True))
         changed = [
             f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
         ]

@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     """
 
     output: Tensor
-    """The last layer's outputs, [T, B, H * directions] or [B, T, H * directions]."""
+    """The last layer's outputs, [T, B, H * directions] or [B, T, H * directions]; with what `residual` adds."""
     state: State
     """The states after each row's own last step, [layers * directions, B, H]."""
     states: tuple[State, ...]
@@ -129,6 +129,7 @@ def run_stack(
     resets: Tensor | None = None,
     dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
+    residual: bool = False,
     training: bool = False,
     backend: str = "auto",
     trace: bool = False,
@@ -146,6 +147,8 @@ def run_stack(
         dropout: probability of zeroing an output between layers, while training.
         recurrent_dropout: probability of zeroing a recurrent weight for the whole sequence, while training
             (DropConnect, Wan et al. 2013; on recurrent weights Merity et al. 2017, arXiv:1708.02182, sec. 2).
+        residual: whether each layer but the first adds what it reads, before dropout, to its outputs
+            (Wu et al. 2016, arXiv:1609.08144, section 3.1).
         training: whether the dropouts act, and masks that the cell asks for are drawn.
         backend: as for `scan`, or "parallel".
         trace: whether to keep the states and gates of every step; without it both are empty.
@@ -159,6 +162,7 @@ def run_stack(
     steps, batch = input.shape[:2]
     watch = observer()
     for number, directions in enumerate(layers):
+        read = input
         if number and dropout:
             input = F.dropout(input, dropout, training)
         outputs = []
@@ -183,6 +187,8 @@ def run_stack(
                 states.append(result.states)
                 gates.append(dict(zip(cell.gate_names, result.gates.unbind(2), strict=True)))
         input = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if residual and number:
+            input = read + input
     return Trace(input, _stacked(finals), tuple(states), tuple(gates))
 
 

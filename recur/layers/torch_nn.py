@@ -58,9 +58,17 @@ class _Lengths(nn.RNNBase):
 
     # class attributes, so that `replace` can turn a module of torch.nn's into one of these in place
     recurrent_dropout: float = 0.0
+    residual: bool = False
     backend: str = "auto"
 
-    def __init__(self, *args: Any, recurrent_dropout: float = 0.0, backend: str = "auto", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        recurrent_dropout: float = 0.0,
+        residual: bool = False,
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if not 0 <= recurrent_dropout < 1:
             raise InputError(f"`recurrent_dropout` must be in [0, 1), got {recurrent_dropout}")
@@ -68,6 +76,8 @@ class _Lengths(nn.RNNBase):
         # an attribute only where it differs: a default layer's state is exactly torch.nn's
         if recurrent_dropout:
             self.recurrent_dropout = recurrent_dropout
+        if residual:
+            self.residual = residual
         if backend != "auto":
             self.backend = backend
 
@@ -118,6 +128,7 @@ class _Lengths(nn.RNNBase):
             backend is not None
             or named is not None
             or self.backend == "reference"
+            or self.residual
             or (self.recurrent_dropout and self.training)
             or observer() is not None
         )
@@ -240,6 +251,7 @@ class _Lengths(nn.RNNBase):
             resets=None if resets is None else check_resets(resets, input, self.batch_first),
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
+            residual=self.residual,
             training=self.training,
             backend=backend or self.backend,
             trace=trace,
@@ -257,6 +269,7 @@ class RNN(_Lengths, nn.RNN):
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype:
             as in torch.nn.RNN.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
+        residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
@@ -273,6 +286,7 @@ class LSTM(_Lengths, nn.LSTM):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
             as in torch.nn.LSTM.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
+        residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
@@ -289,6 +303,7 @@ class GRU(_Lengths, nn.GRU):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
             as in torch.nn.GRU.
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
+        residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
 
     Example:
