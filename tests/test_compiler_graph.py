@@ -217,6 +217,25 @@ def test_a_class_attribute_or_a_method_that_changes_is_seen(monkeypatch):
     assert len({first, second, third, trace(Own()).text}) == 4
 
 
+FUNCTIONS = {"f": tanh}
+
+
+class Table(Cell):
+    gates = "a"
+
+    def step(x, U, s):
+        return State(h=FUNCTIONS["f"](x.a + s.h))
+
+
+def test_what_a_global_dictionary_holds_is_seen_and_is_no_reason_to_trace_anew(monkeypatch):
+    before = trace(Table()).text
+    with monkeypatch.context() as without:
+        without.setattr("recur.compiler.trace._trace", None)
+        assert trace(Table()).text == before
+    monkeypatch.setitem(FUNCTIONS, "f", sigmoid)
+    assert trace(Table()).text != before
+
+
 def test_an_attribute_that_changes_is_seen(monkeypatch):
     before = trace(Attribute()).text
     monkeypatch.setattr(Settings, "rate", 0.25)

@@ -181,6 +181,19 @@ def test_cell_modules_equal_torch_nn_and_their_own_equation(kind):
         assert close(a, b[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grad", [True, False])
+def test_final_states_can_be_changed_in_place_with_a_gradient(kind, grad):
+    with torch.set_grad_enabled(grad):
+        output, final = getattr(recur, kind)(4, 5)(torch.randn(3, 2, 4))
+    final = final[0] if isinstance(final, tuple) else final
+    before, factor = output.detach().clone(), torch.full((), 2.0, requires_grad=True)
+    final.mul_(factor)
+    final.sum().backward()
+    assert close(factor.grad, before[-1].sum())
+    assert torch.equal(output, before)
+
+
 LAYERS = {
     **{kind: (lambda kind=kind, **o: getattr(recur, kind)(4, 5, 2, **o)) for kind in KINDS},
     "LSTM-proj": lambda **o: recur.LSTM(4, 5, 2, proj_size=3, **o),
