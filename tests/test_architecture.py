@@ -27,6 +27,7 @@ ORDER = [
     "report",
     "flow",
     "tasks",
+    "lightning",
     "predictor",
     "bench",
     "app",

@@ -21,6 +21,7 @@ OPTIONS = [
     *("--layers", "2", "--hidden-size", "8", "--embedding-size", "6", "--batch-size", "4", "--no-baselines"),
     *("--dropout", "0.3", "--word-dropout", "0.1", "--recurrent-dropout", "0.1", "--embedding-dropout", "0.1"),
     *("--schedule", "cosine", "--clip-global-norm", "1", "--average", "0.9", "--threads", "1", "--save-seconds", "0"),
+    *("--watch-gradients", "7"),
 ]
 SHORT = ["--epochs", "1", *OPTIONS]
 LONG = ["--epochs", "3", *OPTIONS]
@@ -74,6 +75,7 @@ def test_a_run_killed_in_an_epoch_ends_as_if_it_never_was(data, straight, tmp_pa
     assert before["epoch"] >= 1
     assert main(["train", "classify", "--resume", "--out", str(out)]) == 0
     assert (out / "model.safetensors").read_bytes() == (straight / "gru-1" / "model.safetensors").read_bytes()
+    assert (out / "gradients.jsonl").read_bytes() == (straight / "gru-1" / "gradients.jsonl").read_bytes()
     kept = [json.loads(line) | {"seconds": 0} for line in (out / "metrics.jsonl").read_text().splitlines()]
     other = [
         json.loads(line) | {"seconds": 0} for line in (straight / "gru-1" / "metrics.jsonl").read_text().splitlines()

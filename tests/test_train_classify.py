@@ -63,7 +63,8 @@ def test_metrics_hold_what_was_found(files, tmp_path):
     assert found["epochs"] == 12
     assert found["rows"] == {"train": 54, "validation": 6, "test": 20}
     assert {p.name for p in folder.iterdir()} == {
-        "config.json", "model.safetensors", "metrics.json", "metrics.jsonl", "report.html", "trainer.ckpt"
+        "config.json", "model.safetensors", "metrics.json", "metrics.jsonl", "report.html", "trainer.ckpt",
+        "gradients.jsonl",
     }  # fmt: skip
     table = summary(found)
     assert "lstm-1" in table

@@ -1,4 +1,4 @@
-"""The command line: `train classify`, `predict`, `evaluate`, `vectors nearest`, `probe`, `show`, `bench`, `demo`."""
+"""The command line: `train classify`, `predict`, `evaluate`, `vectors`, `flow`, `probe`, `show`, `bench`, `demo`."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from recur.app.bench import bench
 from recur.app.flags import with_flags
+from recur.app.flow import flow
 from recur.app.probe import probe
 from recur.app.show import show
 from recur.errors import InputError, RecurError
@@ -34,6 +35,7 @@ train = App(name="train", help="Train a network and write a run folder.")
 vectors = App(name="vectors", help="Look into files of word vectors.")
 app.command(train)
 app.command(vectors)
+app.command(flow)
 app.command(show)
 app.command(bench)
 app.command(probe)

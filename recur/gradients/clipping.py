@@ -72,6 +72,11 @@ def clip_by_global_norm(named: Named, limit: float) -> float:
     return norm
 
 
+def global_norm(named: Named) -> float:
+    """Return the 2-norm of all gradients as one long vector; parameters without one are left out."""
+    return math.hypot(*(_norm(_values(p)) for _, p in named if p.grad is not None))
+
+
 def nonfinite_gradients(named: Named) -> list[str]:
     """Return the names of the parameters whose gradient holds NaN or infinity."""
     present = [(name, _values(p)) for name, p in named if p.grad is not None]

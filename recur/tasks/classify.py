@@ -188,8 +188,9 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
         model.evidence.count(*(torch.from_numpy(np.asarray(values, dtype=np.int64)) for values in counted))
     batches = LengthBatches(*cut[0], options.batch_size, seed)
     padding_share = batches.padding_share
+    objective = ClassifyObjective(model)
     training = train(
-        ClassifyObjective(model),
+        objective,
         batches,
         LengthBatches(*cut[1], options.batch_size, seed=0, shuffle=False),
         options,
@@ -197,6 +198,7 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
         seed=seed,
         resume=options.resume,
         progress=progress,
+        look=objective.look,
     )
     progress.label = ""
     save_model(folder, model)

@@ -1,6 +1,6 @@
 """The classifier in its run: the objective of its training, its predictions, and the way back from the run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,15 @@ from recur.data.sequences import Sequences
 from recur.data.text import Tokenizer
 from recur.data.vocabulary import Vocabulary
 from recur.errors import RecurError, RunError
+from recur.flow.measure import watch_gradients
+from recur.flow.result import LayerWatch
 from recur.models.classifier import Classifier, ClassifierConfig
 from recur.tasks.classify_data import Encoder
 from recur.tasks.classify_options import ClassifyOptions
 from recur.tasks.run import load_model, read_config
 
 Probabilities = NDArray[np.float32]
+WATCHED_ROWS = 8  # so many rows of a batch tell where its gradients go
 
 
 class ClassifyObjective:
@@ -38,6 +41,21 @@ class ClassifyObjective:
         scores = self.model(batch.tokens, batch.lengths, batch.labels if self.model.training else None)
         right = (scores.argmax(dim=1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(scores, batch.labels), "accuracy": right}, len(batch.labels)
+
+    def look(self, batch: Batch) -> Sequence[LayerWatch]:
+        """Return what is seen of the gradients on a few rows of a batch, without dropout."""
+        rows = slice(0, WATCHED_ROWS)
+        tokens, lengths, labels = batch.tokens[rows], batch.lengths[rows], batch.labels[rows]
+        training = self.model.training
+        self.model.eval()
+        try:
+            return watch_gradients(
+                self.model,
+                (tokens[:, : int(lengths.max())], lengths),
+                lambda scores: F.cross_entropy(scores, labels),
+            )
+        finally:
+            self.model.train(training)
 
 
 def network_config(options: ClassifyOptions, vocabulary_size: int, classes: int, width: int | None) -> ClassifierConfig:

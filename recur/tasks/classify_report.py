@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from recur.flow.growth import TEXT, growth_blocks, horizon_chart
 from recur.report import (
     Bar,
     BarChart,
@@ -31,6 +32,10 @@ from recur.tasks.options import TrainingOptions
 from recur.tasks.progress import duration
 from recur.tasks.run import versions
 
+HORIZON = (
+    "How many steps back the gradient of the loss stays within 1% and 100 times of that at the text's end, in one "
+    "batch now and then; the report of each network has more."
+)
 WORST = 30
 MOST_CLASSES = 30
 
@@ -64,6 +69,7 @@ def compose_report(result: Result) -> Report:
         sections=[
             Section("Comparison", _comparison_text(result), [*_comparison(result), *_warnings(result)]),
             Section("Learning", _learning_text(result), list(_learning(result))),
+            *_memory(result),
             Section("Confusion", f"Of {best.trained.name}, on the test part.", [_confusion(result)]),
             Section("Worst mistakes", "Wrong answers that were given with the most confidence.", [_mistakes(result)]),
             Section(
@@ -157,6 +163,15 @@ def _learning(result: Result) -> Iterator[Block]:
     for figure in ("accuracy", "loss"):
         series = [_series(m, "validation", figure, m.trained.name) for m in result.members]
         yield LineChart(f"Validation {figure}", "epoch", figure, series)
+
+
+def _memory(result: Result) -> Iterator[Section]:
+    """Yield how memory grew while training; of several networks only how far back each reached."""
+    watched = {m.trained.name: m.trained.training.watch.lines for m in result.members if m.trained.training.watch}
+    if len(result.members) == 1 and watched:
+        yield Section("Memory", TEXT, list(growth_blocks(*watched.values())))
+    elif watched:
+        yield Section("Memory", HORIZON, [horizon_chart(watched)])
 
 
 def _series(member: Member, part: str, figure: str, name: str) -> Series:

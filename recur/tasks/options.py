@@ -50,6 +50,8 @@ class TrainingOptions:
     """Decay of a running average of the weights, such as 0.999, that is validated and kept; 0 for none."""
     patience: int | None = None
     """Stop after so many epochs in a row without improvement on the validation part; none for all epochs."""
+    watch_gradients: int = 100
+    """Steps from one look at the gradients to the next, kept in gradients.jsonl and shown in the report; 0 for none."""
     threads: int | None = None
     """Processor threads; none for torch's choice."""
     save_seconds: float = 60.0
@@ -61,7 +63,7 @@ class TrainingOptions:
             require(self, name, lambda value: value >= 1, "at least 1")
         for name in ("learning_rate", "clip_value", "clip_norm", "clip_global_norm"):
             require(self, name, lambda value: 0 < value < math.inf, "greater than 0")
-        for name in ("warmup", "weight_decay", "save_seconds"):
+        for name in ("warmup", "weight_decay", "watch_gradients", "save_seconds"):
             require(self, name, lambda value: 0 <= value < math.inf, "0 or greater")
         require(self, "average", lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
         require(self, "warmup", lambda value: value < self.epochs, f"fewer than all {self.epochs} epochs")

@@ -1,6 +1,7 @@
 """The run folder: made without destroying anything, written file by file as a whole, read with errors that say which.
 
-It holds config.json, model.safetensors, metrics.jsonl, metrics.json, report.html and trainer.ckpt, and can be moved.
+It holds config.json, model.safetensors, metrics.jsonl, metrics.json, report.html and trainer.ckpt, and can be moved;
+where gradients were watched or looked at also gradients.jsonl, flow.html and flow.json.
 While a process works in it there is also .lock, with the number of the process.
 """
 
@@ -29,7 +30,10 @@ from recur.tasks.options import Options, flag, make_options
 if sys.platform != "win32":
     import fcntl
 
-FILES = {"config.json", "model.safetensors", "metrics.jsonl", "metrics.json", "report.html", "trainer.ckpt"}
+FILES = {
+    *("config.json", "model.safetensors", "metrics.jsonl", "metrics.json", "report.html", "trainer.ckpt"),
+    *("gradients.jsonl", "flow.html", "flow.json"),
+}
 LOCK = ".lock"
 LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, FILES))})\.\d+\.tmp")
 

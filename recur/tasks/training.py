@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from recur.errors import MissingExtra, RunError
 from recur.files import write_text
-from recur.gradients.clipping import clip_by_global_norm, clip_by_norm, clip_by_value, nonfinite_gradients
+from recur.flow.result import LayerWatch
+from recur.flow.watch import Watch
+from recur.gradients.clipping import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    global_norm,
+    nonfinite_gradients,
+)
 from recur.tasks.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_all, set_random_state
 from recur.tasks.figures import Sums
 from recur.tasks.interrupt import Interrupted, Stop
@@ -39,6 +47,10 @@ class Objective(Protocol):
     def measure(self, batch: Any) -> tuple[Mapping[str, Tensor], int]:
         """Return scalar means over a batch, among them "loss", and the number of items that they are means of."""
         ...
+
+
+Look = Callable[[Any], Sequence[LayerWatch]]
+"""What is seen of the gradients on a batch; it leaves the model and all random numbers as they were."""
 
 
 class SizedBatches(Protocol):
@@ -77,6 +89,7 @@ class Training:
         progress: what is shown.
         stop: the wish to stop.
         solved: see `train`.
+        look: what is watched every `options.watch_gradients` steps, and after the last.
     """
 
     def __init__(
@@ -88,11 +101,15 @@ class Training:
         progress: Progress,
         stop: Stop,
         solved: Callable[[Figures], bool] = lambda figures: False,
+        look: Look | None = None,
     ) -> None:
         self.objective, self.model, self.batches, self.options = objective, objective.model, batches, options
         self.folder, self.progress, self.stop, self.solved = folder, progress, stop, solved
         self.optimizer = make_optimizer(self.model, options)
         self.average = WeightAverage(self.model, options.average) if options.average else None
+        self.look = look
+        self.watch = Watch(options.watch_gradients) if look and options.watch_gradients else None
+        self._seen: Any = None
         self.epoch = self.batch = self.step = self.halvings = 0
         self.sums = Sums()
         self.validation = Sums()
@@ -122,6 +139,9 @@ class Training:
 
     def loss(self, batch: Any) -> Tensor:
         """Measure a training batch and return its loss."""
+        if self.watch and self.watch.due(self.step):
+            self._watch(batch)
+        self._seen = batch
         measured, count = self.objective.measure(batch)
         self.sums.add(measured, count)
         return measured["loss"]
@@ -135,15 +155,35 @@ class Training:
             self.skipped += 1
             self.optimizer.zero_grad(set_to_none=True)
             return
-        named, options = list(self.model.named_parameters()), self.options
-        if options.clip_value is not None:
-            self.clipped += clip_by_value(named, options.clip_value) > 0
-        if options.clip_norm is not None:
-            self.clipped += clip_by_norm(named, options.clip_norm) > 0
-        if options.clip_global_norm is not None:
-            self.clipped += clip_by_global_norm(named, options.clip_global_norm) > options.clip_global_norm
+        kept = self._clip(list(self.model.named_parameters()))
+        if self.watch:
+            self.watch.stepped(kept)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
+
+    def _clip(self, named: list[tuple[str, nn.Parameter]]) -> float:
+        """Clip as the options say and return the share of the gradients' norm that is left; 1 where none is asked."""
+        options = self.options
+        if (limit := options.clip_global_norm) is not None:
+            norm = clip_by_global_norm(named, limit)
+            self.clipped += norm > limit
+            return limit / norm if norm > limit else 1.0
+        if options.clip_value is None and options.clip_norm is None:
+            return 1.0
+        before = global_norm(named) if self.watch else 1.0
+        if options.clip_value is not None:
+            touched = clip_by_value(named, options.clip_value) > 0
+        else:
+            assert options.clip_norm is not None
+            touched = clip_by_norm(named, options.clip_norm) > 0
+        self.clipped += touched
+        return global_norm(named) / before if touched and self.watch else 1.0
+
+    def _watch(self, batch: Any) -> None:
+        assert self.watch
+        assert self.look
+        look = self.look
+        self.watch.take(self.step, lambda: look(batch))
 
     def step_done(self) -> None:
         """After the optimiser's step: count, show, save now and then, stop if asked to."""
@@ -207,6 +247,8 @@ class Training:
             )
         self.batch, self.sums, self.clipped, self.skipped, self.nonfinite = 0, Sums(), 0, 0, Counter()
         self.batches.set_epoch(self.epoch)
+        if self.watch and self.finished and self._seen is not None:
+            self._watch(self._seen)
         self.save()
         if self.stop.signum is not None and not self.finished:
             raise Interrupted(self.stop.signum, self.folder)
@@ -247,12 +289,13 @@ class Training:
     # --- the state ---
 
     def save(self) -> None:
-        """Write trainer.ckpt and metrics.jsonl."""
+        """Write trainer.ckpt, metrics.jsonl and, if gradients are watched, gradients.jsonl."""
         state = {
             "format": 1,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+            "watch": self.watch.state() if self.watch else None,
             "batches": self.batches.state_dict(),
             "random": random_state(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
@@ -279,6 +322,8 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["average"])
+            if self.watch and state.get("watch"):
+                self.watch.load(state["watch"])
             self.batches.load_state_dict(state["batches"])
             for name in COUNTERS:
                 setattr(self, name, state["counters"][name])
@@ -295,6 +340,8 @@ class Training:
     def _write_history(self) -> None:
         lines = (json.dumps(line, allow_nan=False) + "\n" for line in self.history)
         write_text(self.folder / "metrics.jsonl", "".join(lines))
+        if self.watch:
+            write_text(self.folder / "gradients.jsonl", self.watch.text())
 
 
 def train(
@@ -308,6 +355,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     solved: Callable[[Figures], bool] = lambda figures: False,
+    look: Look | None = None,
 ) -> Training:
     """Train a model, choose its best epoch by the validation part, and leave that epoch's weights in the model.
 
@@ -322,6 +370,7 @@ def train(
             are to the bit those of a run that was never stopped. Without a trainer.ckpt it starts at the beginning.
         progress: what is shown.
         solved: says of an epoch's validation figures that nothing is left to learn; training then stops.
+        look: what is watched every `options.watch_gradients` steps into gradients.jsonl.
 
     Returns:
         The finished training, with its `history`, `best_epoch` and `seconds`.
@@ -340,7 +389,7 @@ def train(
         raise MissingExtra("pytorch-lightning", "train", "training") from error
     seed_all(seed)
     with Stop() as stop:
-        training = Training(objective, batches, options, folder, progress or Progress(), stop, solved)
+        training = Training(objective, batches, options, folder, progress or Progress(), stop, solved, look)
         if resume and (folder / "trainer.ckpt").exists():
             training.load()
         if not training.finished:
