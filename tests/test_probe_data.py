@@ -104,6 +104,15 @@ def test_order_asks_for_the_two_signals(lag: int):
         assert 2 * lag // 5 <= second < lag // 2
 
 
+def test_latest_asks_for_the_last_signal():
+    rows = PROBES["latest"].written(drawn("latest", 300, 12))
+    for text, answer in rows:
+        assert len(text) == 24
+        assert text[11] == answer
+        assert not re.search("[XY]", text[12:])
+    assert 3 < sum(len(re.sub("[abcd]", "", text)) for text, _ in rows) / 300 < 4.5
+
+
 def test_agreement_is_with_the_first_noun():
     for text, verb in PROBES["agreement"].written(drawn("agreement", 300, 13)):
         words = text.split()
@@ -146,7 +155,7 @@ def test_guessing_reaches_what_is_said_of_it(name: str):
 
 def test_what_the_other_rules_reach():
     found = {}
-    for name, lag in (("reber", 30), ("adding", 30), ("order", 30), ("agreement", 4)):
+    for name, lag in (("reber", 30), ("adding", 30), ("order", 30), ("latest", 9), ("agreement", 4)):
         draw = drawn(name, 20_000, lag)
         found |= {
             f"{name}: {rule}": PROBES[name].errors(a, draw.targets) for rule, a in PROBES[name].rules(draw).items()
@@ -155,13 +164,17 @@ def test_what_the_other_rules_reach():
     assert found["adding: the second number + 1/2"] == pytest.approx(1 / 12, abs=0.003)
     assert found["order: the second signal"] == pytest.approx(1 / 2, abs=0.012)
     assert found["agreement: as the last noun"] == pytest.approx(1 / 2, abs=0.012)
+    # n more signals besides the last, each with chance 1/4
+    wrong = sum(math.comb(8, n) * 0.25**n * 0.75 ** (8 - n) * (0.5 if n else 0.0) for n in range(9))
+    assert found["latest: the first signal"] == pytest.approx(wrong, abs=0.012)
+    assert 0.2 < found["latest: most signals"] < 0.4
     # of two nouns the majority is right where both agree, and a tie is "was"
     assert found["agreement: as most nouns"] == pytest.approx(1 / 4, abs=0.012)
 
 
 def test_an_unknown_task_is_named_with_the_nearest():
     with pytest.raises(
-        InputError, match=r"one of reber, adding, copy, order, agreement, got 'ading', did you mean 'adding'\?"
+        InputError, match=r"one of reber, adding, copy, order, latest, agreement, got 'ading', did you mean 'adding'\?"
     ):
         probe_named("ading")
     assert "".join(PROBES["reber"].symbols) == ALPHABET

@@ -53,7 +53,7 @@ class Probe:
         chance: the expected error of that first one: share of wrong answers, or mean squared error.
         chance_loss: lag -> the expected training loss of that first one: cross entropy in nats, or mean squared error.
         scored: how many of the last answers are scored; those before only say that nothing is asked yet.
-        extra: steps that are read beside those of the lag.
+        extra, times: so many steps are read more than `times` the lag.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Probe:
     chance_loss: Callable[[int], float]
     scored: int = 1
     extra: int = 0
+    times: int = 1
 
     @property
     def classes(self) -> int:
@@ -78,7 +79,7 @@ class Probe:
 
     def steps(self, lag: int) -> int:
         """Return T, the steps that are read."""
-        return lag + self.extra
+        return self.times * lag + self.extra
 
     def errors(self, answers: Answers, targets: Answers) -> float:
         """Return the share of wrong answers among those that are scored, or the mean squared error of numbers."""
@@ -178,6 +179,28 @@ def _draw_order(rng: np.random.Generator, rows: int, lag: int) -> Draw:
 def _order_rules(draw: Draw) -> dict[str, Answers]:
     # the second of the two signals is what a shorter memory knows
     return {"always XX": np.zeros_like(draw.targets), "the second signal": _last(draw.ids, {0: 0, 1: 1})}
+
+
+# --- the latest of several signals ---
+
+
+def _draw_latest(rng: np.random.Generator, rows: int, lag: int) -> Draw:
+    ids = rng.integers(2, 6, (rows, 2 * lag))
+    kinds = rng.integers(0, 2, (rows, lag))
+    shown = rng.random((rows, lag)) < 1 / 4
+    shown[:, -1] = True
+    ids[:, :lag] = np.where(shown, kinds, ids[:, :lag])
+    return Draw(_one_hot(ids, 6), kinds[:, -1:])
+
+
+def _latest_rules(draw: Draw) -> dict[str, Answers]:
+    xs, ys = ((draw.ids == signal).sum(axis=1, keepdims=True) for signal in (0, 1))
+    first = _last(draw.ids[:, ::-1], {0: 0, 1: 1})
+    return {
+        "always X": np.zeros_like(draw.targets),
+        "the first signal": first,
+        "most signals": (ys > xs).astype(np.int64),
+    }
 
 
 # --- agreement of subject and verb ---
@@ -320,6 +343,21 @@ PROBES: dict[str, Probe] = {
             rules=_order_rules,
             chance=3 / 4,
             chance_loss=lambda lag: float(np.log(4)),
+        ),
+        Probe(
+            name="latest",
+            about="Signals, X or Y each, come again and again, then only other symbols: which was the last?",
+            lag="steps from the last signal to the answer; those with the signals before are as many",
+            source="a flip-flop: Sussillo & Barak (2013), Neural Computation 25; Liu et al. (2023), arXiv:2306.00946",
+            least=1,
+            lags=(10, 25, 50, 100),
+            symbols=("X", "Y", "a", "b", "c", "d"),
+            answers=("X", "Y"),
+            draw=_draw_latest,
+            rules=_latest_rules,
+            chance=1 / 2,
+            chance_loss=lambda lag: float(np.log(2)),
+            times=2,
         ),
         Probe(
             name="agreement",

@@ -103,3 +103,20 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     quantile = T_975[n - 2] if n - 1 <= len(T_975) else 1.96 + 2.5 / (n - 1)
     return mean, quantile * deviation / math.sqrt(n)
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Return the correlation of two series; None where one of them does not vary."""
+    a, b = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (x, y))
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else None
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Return the correlation of the ranks of two series, equal values sharing theirs; None where one does not vary."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    array = np.asarray(values, dtype=np.float64)
+    return [float((array < value).sum() + (array == value).sum() / 2) for value in array]

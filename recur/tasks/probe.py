@@ -43,7 +43,7 @@ def probe(task: str, **options: Any) -> ProbeResult:
     """Train networks on a task that needs memory, for each cell, lag and seed, and say which lags they learn.
 
     Args:
-        task: "reber", "adding", "copy", "order" or "agreement".
+        task: "reber", "adding", "copy", "order", "latest" or "agreement".
         **options: the fields of `recur.tasks.probe_options.ProbeOptions`; without `out` nothing is kept on disk.
 
     Returns:

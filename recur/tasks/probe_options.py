@@ -30,13 +30,13 @@ class ProbeOptions:
     """Units of each layer."""
     chrono: bool = True
     """Start the gates that keep and that write out for the lag, in cells that have such."""
-    steps: int = 2000
+    steps: int = 3000
     """Most training steps of a network; it stops when the task is solved."""
     check_every: int = 100
     """Steps between two looks at the validation rows; --steps is rounded up to a multiple."""
     batch_size: int = 32
     """Rows per step, drawn anew for each."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.003
     """Step size at the start of the schedule."""
     optimizer: Optimizer = "adam"
     """Rule of the step; sgd has momentum 0.9."""
@@ -49,6 +49,8 @@ class ProbeOptions:
     """Rows that choose the best look of a network and say whether it is solved; the same for all networks of a lag."""
     test_rows: int = 2000
     """Rows that a network is scored on, once, at the end; the same for all networks of a lag."""
+    flow: bool = True
+    """Measure the gradient flow of each network before and after training, to compare what it foretells."""
     threads: int | None = None
     """Processor threads; none for torch's choice."""
     out: str | None = None

@@ -2,13 +2,15 @@
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from recur.report import Block, Command, Fact, LineChart, Report, Section, Series, Settings, Table
-from recur.tasks.probe_result import ProbeResult, cell_text, error_of, figure
+from recur.tasks.probe_flow import WHEN
+from recur.tasks.probe_result import ProbeResult, cell_text, error_of, figure, foretold_text
 from recur.tasks.probe_train import LEARNED
 from recur.tasks.progress import duration
 from recur.tasks.run import versions
@@ -35,6 +37,7 @@ def compose_report(result: ProbeResult) -> Report:
         sections=[
             Section(_name(result), _figure_text(result), [_chart(result), _table(result)]),
             Section("Longest lag learned", "", [_longest(result)]),
+            *_foretold(result),
             Section("The task", f"Source: {probe.source}.", list(_task(result))),
             Section("Every network", "", [_networks(result), _settings(result)]),
         ],
@@ -101,6 +104,62 @@ def _longest(result: ProbeResult) -> Table:
         [cell, *(result.longest(cell, seed) for seed in seeds)] for cell in result.options.cell
     ]
     return Table("By seed", ["", *(f"seed {seed}" for seed in seeds)], rows, note="0: none of the lags tried.")
+
+
+def _foretold(result: ProbeResult) -> Iterator[Section]:
+    if not result.options.flow:
+        return
+    pairs: list[list[str | float | int]] = [
+        [f"{cell}, seed {seed}", result.longest(cell, seed), *_horizons(result, cell, seed)]
+        for cell in result.options.cell
+        for seed in result.options.seed
+    ]
+    counts: list[list[str | float | int]] = [
+        [name, *(foretold.counts[name] for foretold in result.foretold)] for name in result.foretold[0].counts
+    ]
+    text = (
+        "The horizon is how many steps back a change of the state still changes the last state by 1% to 100 times as "
+        "much, on test rows, before and after training. A lag is foretold where the horizon covers it.\n\n"
+    )
+    yield Section(
+        "What the gradient flow foretold",
+        text + ". ".join(sentence[0].upper() + sentence[1:] for sentence in map(foretold_text, result.foretold)) + ".",
+        [
+            _norms(result),
+            Table(
+                f"Horizon on rows of lag {max(result.options.lag)}, and longest lag learned",
+                ["", "longest lag learned", "horizon before training", "horizon after training"],
+                pairs,
+            ),
+            Table("Networks by what was foretold and what came", ["", "before training", "after training"], counts),
+        ],
+    )
+
+
+def _flow(result: ProbeResult, cell: str, seed: int, when: str) -> Mapping[str, Any] | None:
+    """Return the flow of a network of the longest lag."""
+    case = (cell, max(result.options.lag), seed)
+    lines = [line for line in result.networks if (line["cell"], line["lag"], line["seed"]) == case]
+    found: Mapping[str, Any] | None = lines[0]["flow"][when]
+    return found
+
+
+def _horizons(result: ProbeResult, cell: str, seed: int) -> list[float]:
+    flows = [_flow(result, cell, seed, when) for when in WHEN]
+    return [math.nan if flow is None else flow["horizon"] for flow in flows]
+
+
+def _norms(result: ProbeResult) -> LineChart:
+    seed = result.options.seed[0]
+    series = []
+    for when, name in zip(WHEN, ("before", "after"), strict=True):
+        for cell in result.options.cell:
+            flow = _flow(result, cell, seed, when)
+            if flow is not None:
+                norms = [-math.inf if norm is None else norm for norm in flow["log_norms"]]
+                series.append(Series(f"{cell} {name}", flow["lags"], norms))
+    title = f"What a change of the state changes later, before and after training on lag {max(result.options.lag)}"
+    return LineChart(f"{title}, seed {seed}", "steps back", "norm of dh_last/dh", series, in_logs=True)
 
 
 def _task(result: ProbeResult) -> Iterator[Block]:

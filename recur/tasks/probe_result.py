@@ -10,6 +10,7 @@ from recur.data.probes import Probe
 from recur.report import write_report
 from recur.tasks.classify_result import columns
 from recur.tasks.figures import mean_interval
+from recur.tasks.probe_flow import WHEN, Foretold, compare
 from recur.tasks.probe_options import ProbeOptions
 from recur.tasks.probe_train import LEARNED
 from recur.tasks.progress import duration
@@ -73,6 +74,11 @@ class ProbeResult:
             default=0,
         )
 
+    @property
+    def foretold(self) -> list[Foretold]:
+        """What the gradient flow foretold, before and after training; empty where it was not measured."""
+        return [compare(self.networks, when) for when in WHEN] if self.options.flow else []
+
     def save(self, path: str | Path) -> None:
         """Write the page, one HTML file that opens offline.
 
@@ -107,6 +113,7 @@ class ProbeResult:
             "longest": {
                 cell: {str(seed): self.longest(cell, seed) for seed in self.options.seed} for cell in self.options.cell
             },
+            "foretold": {foretold.when: foretold.as_json() for foretold in self.foretold},
             "networks": [dict(line) for line in self.networks],
         }
 
@@ -119,11 +126,27 @@ class ProbeResult:
             lines.append((cell, *(cell_text(self.probe, point) for point in points), longest))
         for name in next(iter(self.rules.values())):
             lines.append((f"rule: {name}", *(figure(self.probe, self.rules[lag][name]) for lag in lags)))
-        return columns(lines)
+        return "\n".join([columns(lines), *map(foretold_text, self.foretold)])
 
     @property
     def _heading(self) -> str:
         return f"{self.probe.name}, {'accuracy' if self.probe.classes else 'error'}"
+
+
+def foretold_text(foretold: Foretold) -> str:
+    """Return how well a horizon foretold what was learned, in a sentence."""
+
+    def shown(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.2f}"
+
+    when = {"initial": "before", "trained": "after"}[foretold.when]
+    counts = foretold.counts
+    right = counts["foretold, learned"] + counts["not foretold, not learned"]
+    return (
+        f"horizon {when} training and longest lag learned, {len(foretold.horizons)} cells and seeds: "
+        f"Spearman {shown(foretold.spearman)}, Pearson {shown(foretold.pearson)}; "
+        f"horizon beyond the lag or not as learned or not: {right} of {len(foretold.learned)} networks"
+    )
 
 
 def error_of(probe: Probe, line: Mapping[str, Any]) -> float:

@@ -15,6 +15,7 @@ from recur.gradients.initialisation import chrono_
 from recur.layers import make
 from recur.tasks.checkpoint import seed_all
 from recur.tasks.figures import Sums
+from recur.tasks.probe_flow import foretell
 from recur.tasks.probe_options import ProbeOptions
 from recur.tasks.progress import Progress
 from recur.tasks.training import Diverged, train
@@ -178,7 +179,9 @@ def train_case(
     model = ProbeNetwork(probe, options, case)
     objective = ProbeObjective(probe, model)
     batches = FreshBatches(probe, options, case)
-    line: dict[str, Any] = {**case._asdict(), "parameters": sum(p.numel() for p in model.parameters())}
+    test = held_out(probe, options, case.lag)
+    flow = {"initial": _foretell(model, test) if options.flow else None, "trained": None}
+    line: dict[str, Any] = {**case._asdict(), "parameters": sum(p.numel() for p in model.parameters()), "flow": flow}
     try:
         training = train(
             objective,
@@ -193,16 +196,21 @@ def train_case(
         )
     except Diverged as error:
         return line | {"diverged": str(error), "learned": False, "left": None, "test": None}
-    test = _measure(objective, held_out(probe, options, case.lag))
-    left = objective.left(test)
+    figures = _measure(objective, test)
+    left = objective.left(figures)
+    flow["trained"] = _foretell(model, test) if options.flow else None
     return line | {
         "steps": training.step,
         "best_step": training.best_epoch * options.check_every,
         "seconds": training.seconds,
-        "test": test,
+        "test": figures,
         "left": None if math.isnan(left) else left,
         "learned": left <= LEARNED,
     }
+
+
+def _foretell(model: ProbeNetwork, draw: Draw) -> dict[str, Any] | None:
+    return foretell(model.recurrent, _rows(draw).inputs)
 
 
 def _measure(objective: ProbeObjective, draw: Draw) -> dict[str, float | None]:
