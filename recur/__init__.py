@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Recurrent,
         RNNCell,
         backend_info,
+        checkpoint_plan,
     )
     from recur.layers.convert import convert, from_keras, to_keras
     from recur.layers.replace import replace
@@ -56,7 +57,7 @@ _HOMES = {
     "recur.gradients.initialisation": ("chrono_", "forget_bias_", "identity_", "orthogonal_"),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
-        *("Recurrent", "backend_info", "convert", "from_keras", "replace", "to_keras"),
+        *("Recurrent", "backend_info", "checkpoint_plan", "convert", "from_keras", "replace", "to_keras"),
     ),
     "recur.predictor": ("load",),
     "recur.stream": ("Stream",),
@@ -84,6 +85,7 @@ __all__ = [
     "State",
     "Stream",
     "backend_info",
+    "checkpoint_plan",
     "chrono_",
     "clip_gradient",
     "convert",

@@ -3,8 +3,10 @@
 from typing import Any
 
 from recur.cells.cell import Cell
+from recur.layers.checkpoint import checkpoint_plan
 from recur.layers.convert import convert, from_keras, to_keras
 from recur.layers.info import BackendInfo, backend_info
+from recur.layers.plan import CheckpointPlan
 from recur.layers.recurrent import Output, Recurrent
 from recur.layers.replace import replace
 from recur.layers.sequential import AllOutputs, LastOutput, OutputMap
@@ -23,7 +25,8 @@ def make(
         input_size: D.
         hidden_size: H.
         num_layers: layers.
-        **options: bidirectional, dropout, recurrent_dropout, residual, batch_first, backend.
+        **options: bidirectional, dropout, recurrent_dropout, residual, batch_first, backend,
+            checkpoint.
 
     Raises:
         InputError: no cell has that name; the message suggests the nearest.
@@ -41,6 +44,7 @@ __all__ = [
     "RNN",
     "AllOutputs",
     "BackendInfo",
+    "CheckpointPlan",
     "GRUCell",
     "LSTMCell",
     "LastOutput",
@@ -50,6 +54,7 @@ __all__ = [
     "Recurrent",
     "Trace",
     "backend_info",
+    "checkpoint_plan",
     "convert",
     "from_keras",
     "make",

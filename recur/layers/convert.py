@@ -53,6 +53,7 @@ def convert(layer: Layer, cell: Cell, *, bias: Literal["one", "two", "same"] = "
         recurrent_dropout=layer.recurrent_dropout,
         residual=layer.residual,
         backend="reference" if layer.backend == "reference" else "auto",
+        checkpoint=layer.checkpoint,
         device=next(layer.parameters()).device,
         dtype=next(layer.parameters()).dtype,
     )

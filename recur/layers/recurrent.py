@@ -11,6 +11,7 @@ from torch.utils._pytree import _register_namedtuple
 from recur.cells import cell_named
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
+from recur.layers.plan import check_checkpoint
 from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
 from recur.scan import BACKENDS, Weights
 from recur.stream import Stream
@@ -25,6 +26,7 @@ _OPTIONS = (
     "recurrent_dropout",
     "residual",
     "backend",
+    "checkpoint",
 )
 
 
@@ -58,6 +60,9 @@ class Recurrent(nn.Module):
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`; or "parallel" for a cell that is linear
             in its state, as mingru and minlstm are: log2 T passes over all steps instead of a loop, see
             `recur.layers.parallel`.
+        checkpoint: what is kept for the backward instead of all steps' states and gates: "sqrt", about √T states; a
+            number of states; or an amount of memory, such as "500MB". The rest is run again, and the gradients are
+            the same; `recur.checkpoint_plan` says at what cost.
         device, dtype: of the parameters.
 
     Parameters are named and laid out as in torch.nn: `weight_ih_l0` [G*H, D], `weight_hh_l0` [G*H, H], `bias_ih_l0`,
@@ -92,6 +97,7 @@ class Recurrent(nn.Module):
         recurrent_dropout: float = 0.0,
         residual: bool = False,
         backend: str = "auto",
+        checkpoint: int | str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -128,6 +134,7 @@ class Recurrent(nn.Module):
             residual,
             backend,
         )
+        self.checkpoint = check_checkpoint(checkpoint)
 
         stacked, recurrent = (len(names) * hidden_size for names in (self.cell.gate_names, self.cell.recurrent_names))
         outputs = proj_size or hidden_size
@@ -263,6 +270,7 @@ class Recurrent(nn.Module):
             training=self.training,
             backend="auto" if trace and self.backend == "parallel" else self.backend,
             trace=trace,
+            checkpoint=self.checkpoint,
         )
         return result.transposed() if self.batch_first else result
 
@@ -284,7 +292,7 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes and whatever differs from the defaults."""
-        defaults = dict(zip(_OPTIONS, (1, True, False, 0.0, False, 0, 0.0, False, "auto"), strict=True))
+        defaults = dict(zip(_OPTIONS, (1, True, False, 0.0, False, 0, 0.0, False, "auto", None), strict=True))
         changed = [
             f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
         ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from recur.cells.cell import Cell, State
 from recur.cells.zoneout import masks_for
 from recur.errors import InputError, nearest
+from recur.layers.checkpoint import in_segments
 from recur.layers.parallel import parallel
 from recur.scan import Scanned, Weights, readable, scan
 
@@ -133,6 +134,7 @@ def run_stack(
     training: bool = False,
     backend: str = "auto",
     trace: bool = False,
+    checkpoint: int | str | None = None,
 ) -> Trace:
     """Run stacked layers, each in one or two directions.
 
@@ -152,15 +154,34 @@ def run_stack(
         training: whether the dropouts act, and masks that the cell asks for are drawn.
         backend: as for `scan`, or "parallel".
         trace: whether to keep the states and gates of every step; without it both are empty.
+        checkpoint: what is kept for the backward of a call without trace, see `recur.checkpoint_plan`.
 
     Returns:
         the last layer's outputs [T, B, H * directions], the final states, shaped as `state`, and what `trace` asks for.
     """
+    watch = observer()
+    if checkpoint is not None and watch is None and not trace:
+        found = in_segments(
+            cell,
+            layers,
+            input,
+            state,
+            lengths,
+            left=left,
+            resets=resets,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            residual=residual,
+            training=training,
+            backend=backend,
+            checkpoint=checkpoint,
+        )
+        if found is not None:
+            return Trace(found[0], _stacked(found[1]), (), ())
     finals: list[State] = []
     states: list[State] = []
     gates: list[dict[str, Tensor]] = []
     steps, batch = input.shape[:2]
-    watch = observer()
     for number, directions in enumerate(layers):
         read = input
         if number and dropout:

@@ -17,6 +17,7 @@ from recur.cells import LSTM as LSTMEquation
 from recur.cells import LSTMP, Elman
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
+from recur.layers.plan import check_checkpoint
 from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, observer, padded_left, run_stack
 from recur.scan import Weights, check_backend, compiled
 from recur.stream import Stream
@@ -60,6 +61,7 @@ class _Lengths(nn.RNNBase):
     recurrent_dropout: float = 0.0
     residual: bool = False
     backend: str = "auto"
+    checkpoint: int | str | None = None
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class _Lengths(nn.RNNBase):
         recurrent_dropout: float = 0.0,
         residual: bool = False,
         backend: str = "auto",
+        checkpoint: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -80,6 +83,8 @@ class _Lengths(nn.RNNBase):
             self.residual = residual
         if backend != "auto":
             self.backend = backend
+        if check_checkpoint(checkpoint) is not None:
+            self.checkpoint = checkpoint
 
     @property
     def cell(self) -> Cell:
@@ -129,6 +134,7 @@ class _Lengths(nn.RNNBase):
             or named is not None
             or self.backend == "reference"
             or self.residual
+            or self.checkpoint is not None
             or (self.recurrent_dropout and self.training)
             or observer() is not None
         )
@@ -255,6 +261,7 @@ class _Lengths(nn.RNNBase):
             training=self.training,
             backend=backend or self.backend,
             trace=trace,
+            checkpoint=self.checkpoint,
         )
 
 
@@ -271,6 +278,7 @@ class RNN(_Lengths, nn.RNN):
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
         residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
+        checkpoint: what is kept for the backward, see `Recurrent`.
 
     Example:
         >>> output, h = RNN(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])
@@ -288,6 +296,7 @@ class LSTM(_Lengths, nn.LSTM):
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
         residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
+        checkpoint: what is kept for the backward, see `Recurrent`.
 
     Example:
         >>> output, (h, c) = LSTM(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])
@@ -305,6 +314,7 @@ class GRU(_Lengths, nn.GRU):
         recurrent_dropout: share of recurrent weights dropped for a sequence in training (DropConnect).
         residual: whether each layer but the first adds its input to its outputs, see `recur.Recurrent`.
         backend: "auto", "cpu", "torch" or "reference", see `recur.scan.scan`.
+        checkpoint: what is kept for the backward, see `Recurrent`.
 
     Example:
         >>> output, h = GRU(4, 8, batch_first=True)(torch.randn(2, 5, 4), lengths=[5, 3])
