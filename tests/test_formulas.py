@@ -80,10 +80,28 @@ def coupled(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor
     return h
 
 
-def layernorm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
-    def norm(v: Tensor) -> Tensor:
-        return torch.nn.functional.layer_norm(v, (H,))
+def norm(v: Tensor) -> Tensor:
+    return torch.nn.functional.layer_norm(v, (H,))
 
+
+def rnn_layernorm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        h = tanh(p["gamma"] * norm(x_t @ W["a"].T + b["a"] + h @ U["a"].T) + p["beta"])
+    return h
+
+
+def gru_layernorm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    h = zeros()
+    for x_t in x:
+        of_x = {k: p[f"x{k}"] * norm(x_t @ W[k].T + b[k]) + p[f"b{k}"] for k in "rzn"}
+        of_h = {k: p[f"h{k}"] * norm(h @ U[k].T) for k in "rzn"}
+        r, z = (σ(of_x[k] + of_h[k]) for k in "rz")
+        h = z * h + (1 - z) * tanh(of_x["n"] + r * (of_h["n"] + p["d"]))
+    return h
+
+
+def layernorm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
     h = c = zeros()
     for x_t in x:
         i, f, g, o = (
@@ -130,7 +148,9 @@ FORMULAS = {
     "fastgrnn": fastgrnn,
     "indrnn": indrnn,
     "lstm-coupled": coupled,
+    "rnn-layernorm": rnn_layernorm,
     "lstm-layernorm": layernorm,
+    "gru-layernorm": gru_layernorm,
     "slstm": slstm,
     "mingru": mingru,
     "minlstm": minlstm,

@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 OPTIONS = [
     *("--layers", "2", "--hidden-size", "8", "--embedding-size", "6", "--batch-size", "4", "--no-baselines"),
     *("--dropout", "0.3", "--word-dropout", "0.1", "--recurrent-dropout", "0.1", "--embedding-dropout", "0.1"),
+    *("--zoneout", "0.1", "--clip-step", "0.5", "--initialisation", "orthogonal", "--forget-bias", "1", "--residual"),
     *("--schedule", "cosine", "--clip-global-norm", "1", "--average", "0.9", "--threads", "1", "--save-seconds", "0"),
     *("--watch-gradients", "7"),
 ]

@@ -23,7 +23,7 @@ from recur.cells.elman import Elman
 from recur.cells.fastgrnn import FastGRNN
 from recur.cells.gru import GRU
 from recur.cells.indrnn import IndRNN
-from recur.cells.layernorm import LayerNormLSTM
+from recur.cells.layernorm import LayerNormElman, LayerNormGRU, LayerNormLSTM
 from recur.cells.lstm import LSTM, LSTMP, Adder, AdderInput, AdderInputForget, PeepholeLSTM
 from recur.cells.mgu import MinimalGated
 from recur.cells.minimal import MinGRU, MinLSTM
@@ -37,6 +37,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "rnn": Elman,
     "rnn-relu": lambda: Elman("relu"),
     "rnn-sigmoid": lambda: Elman("sigmoid"),
+    "rnn-layernorm": LayerNormElman,
     "lstm": LSTM,
     "lstm-peephole": PeepholeLSTM,
     "lstm-coupled": CoupledLSTM,
@@ -44,6 +45,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "slstm": SLSTM,
     "gru": GRU,
     "gru-before": lambda: GRU(reset="before", z="new"),
+    "gru-layernorm": LayerNormGRU,
     "mgu": MinimalGated,
     "ugrnn": UGRNN,
     "fastgrnn": FastGRNN,
@@ -83,6 +85,8 @@ __all__ = [
     "Elman",
     "FastGRNN",
     "IndRNN",
+    "LayerNormElman",
+    "LayerNormGRU",
     "LayerNormLSTM",
     "MinGRU",
     "MinLSTM",

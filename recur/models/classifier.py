@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recur.errors import InputError, nearest
-from recur.gradients.initialisation import chrono_
-from recur.layers import make
 from recur.layers.embedding import KINDS, TokenEmbedding
 from recur.layers.evidence import Evidence
 from recur.layers.pooling import POOLINGS, pool, pooled_size
+from recur.models.remedies import Remedies
 from recur.stream import as_rows
 
 # brings log-odds to about the size of the word vectors
@@ -20,7 +19,7 @@ EVIDENCE_SCALE = 0.3
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Remedies):
     """All that a `Classifier` is built from; `dataclasses.asdict` and `ClassifierConfig(**...)` are its JSON form.
 
     Raises:
@@ -53,8 +52,6 @@ class ClassifierConfig:
     """Longest n-gram whose counted log-odds of the classes go in beside the words' vectors; 0 for none."""
     evidence_buckets: int = 2**20
     """Rows of the table of these counts, for n-grams of each length."""
-    chrono: int = 0
-    """Longest lag, in tokens, that the gates' biases start out for; 0 leaves them as torch has them."""
     pooling: str = "last"
     """"last", "mean", "max", or "concat" for all three."""
     word_dropout: float = 0.0
@@ -63,17 +60,15 @@ class ClassifierConfig:
     """Share of the vectors' features zeroed in training, the same ones all along a text."""
     dropout: float = 0.0
     """Share of the outputs zeroed in training after every layer, before the scores too."""
-    recurrent_dropout: float = 0.0
-    """Share of the hidden-to-hidden weights zeroed in training."""
 
     def __post_init__(self) -> None:
         least = {"vocabulary_size": 2, "classes": 2, "layers": 1, "hidden_size": 1, "embedding_size": 1, "ngrams": 1}
-        least |= {"ngram_buckets": 1, "evidence": 0, "evidence_buckets": 1, "chrono": 0}
+        least |= {"ngram_buckets": 1, "evidence": 0, "evidence_buckets": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
-        for name in ("word_dropout", "embedding_dropout", "dropout", "recurrent_dropout"):
+        for name in ("word_dropout", "embedding_dropout", "dropout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
@@ -82,6 +77,7 @@ class ClassifierConfig:
             if value not in choices:
                 hint = nearest(str(value), choices)
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        self.check_remedies(self.layers)
         if self.embedding == "one-hot" and (self.ngrams > 1 or self.freeze_embedding):
             what = "ngrams > 1" if self.ngrams > 1 else "freeze_embedding"
             raise InputError(f"embedding 'one-hot' has no vectors to go with {what}; choose embedding 'trained'")
@@ -129,19 +125,16 @@ class Classifier(nn.Module):
         self.evidence: Evidence | None = None
         if config.evidence:
             self.evidence = Evidence(config.classes, config.evidence, config.evidence_buckets)
-        self.recurrent = make(
+        self.recurrent = config.layer(
             config.cell,
             self.embedding.embedding_size + (self.evidence.size if self.evidence else 0),
             config.hidden_size,
-            num_layers=config.layers,
+            config.layers,
             bidirectional=config.bidirectional,
             # between layers only: with one layer torch.nn warns that it does nothing
             dropout=config.dropout if config.layers > 1 else 0.0,
-            recurrent_dropout=config.recurrent_dropout,
             batch_first=True,
         )
-        if config.chrono:
-            chrono_(self.recurrent, config.chrono)
         self.dropout = nn.Dropout(config.dropout)
         self.scores = nn.Linear(pooled_size(config.hidden_size, config.pooling, config.directions), config.classes)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recur.errors import InputError
+from recur.models.remedies import Remedies
 from recur.tasks.options import TrainingOptions, flag, require
 
 # what may differ when a run is carried on: where things are, and how fast it goes
@@ -14,7 +15,7 @@ FREE_ON_RESUME = ("train", "test", "vectors", "out", "resume", "overwrite", "thr
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyOptions(TrainingOptions):
+class ClassifyOptions(Remedies, TrainingOptions):
     """From files of labelled text to a trained classifier.
 
     Paths may be `str` or `Path`, `cell` and `seed` one value or several.
@@ -71,16 +72,12 @@ class ClassifyOptions(TrainingOptions):
     the word's vector; 0 for none."""
     evidence_buckets: int = 2**20
     """Rows of the table of these counts, for runs of each length."""
-    chrono: int = 0
-    """Longest lag, in tokens, that the biases of the cell's gates start out for; 0 for torch's start."""
     word_dropout: float = 0.1
     """Share of the tokens taken away in training."""
     embedding_dropout: float = 0.3
     """Share of the vectors' features zeroed in training."""
     dropout: float = 0.3
     """Share of each layer's outputs zeroed in training."""
-    recurrent_dropout: float = 0.0
-    """Share of the hidden-to-hidden weights zeroed in training."""
     seed: tuple[int, ...] = (1,)
     """Seeds of the start weights, the order and the dropouts; with several the table has means and intervals."""
     baselines: bool = True
@@ -113,10 +110,9 @@ class ClassifyOptions(TrainingOptions):
         for name in ("ngram_buckets", "evidence_buckets"):
             require(self, name, lambda value: value >= 1, "at least 1")
         require(self, "evidence", lambda value: value >= 0, "0 or greater")
-        require(self, "chrono", lambda value: value == 0 or value >= 2, "0, or at least 2")
         for name in ("validation", "test_share"):
             require(self, name, lambda value: 0 < value < 1, "between 0 and 1, both left out")
-        for name in ("word_dropout", "embedding_dropout", "dropout", "recurrent_dropout"):
+        for name in ("word_dropout", "embedding_dropout", "dropout"):
             require(self, name, lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
         for name in ("cell", "seed"):
             values = getattr(self, name)
@@ -124,6 +120,8 @@ class ClassifyOptions(TrainingOptions):
             if len(set(values)) < len(values):
                 raise InputError(f"{flag(name)} must name each one once, got {', '.join(map(str, values))}")
         require(self, "seed", lambda seeds: min(seeds) >= 0 and max(seeds) < 2**32, "from 0 to 4294967295")
+        self.check_remedies(self.layers, flag)
+        self.check_cells(self.cell, flag)
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite must not be given together; leave one out")
         if self.freeze_embedding and self.vectors is None:
