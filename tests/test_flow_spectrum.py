@@ -72,14 +72,14 @@ def test_a_random_walk_of_singular_values():
     assert np.abs(values - sums(logs)).max() < 1e-9
 
 
-@pytest.mark.parametrize("rate", [-0.7, 0.7])
+@pytest.mark.parametrize("rate", [-7.0, 7.0])
 def test_products_beyond_the_range_of_float64(rate: float):
-    logs = torch.full((10_000, 2), rate, dtype=torch.float64)
+    logs = torch.full((1_000, 2), rate, dtype=torch.float64)
     logs[:, 1] -= 1.0
     jacobians = Steps(logs.exp().diag_embed())
     norms, values = product_spectrum(jacobians, 2, WHOLE)
-    assert norms[0] == pytest.approx(9_999 * rate, rel=1e-12)
-    assert values[0].tolist() == pytest.approx([9_999 * rate, 9_999 * (rate - 1)], rel=1e-12)
+    assert norms[0] == pytest.approx(999 * rate, rel=1e-12)
+    assert values[0].tolist() == pytest.approx([999 * rate, 999 * (rate - 1)], rel=1e-12)
     exponents, errors = lyapunov(jacobians, 2)
     assert exponents.tolist() == pytest.approx([rate, rate - 1], rel=1e-12)
     assert errors.max() < 1e-12
@@ -190,7 +190,7 @@ def henon(steps: int) -> Steps:
     return Steps(torch.tensor(orbit, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("steps", [500, 20_000])
+@pytest.mark.parametrize("steps", [500, 10_000])
 def test_lyapunov_exponents_of_the_henon_map(steps: int):
     # 0.41922 and -1.62319: Sprott 2003, Chaos and Time-Series Analysis, appendix A
     exponents, errors = lyapunov(henon(steps), 2)
@@ -202,15 +202,15 @@ def test_lyapunov_exponents_of_the_henon_map(steps: int):
 def test_errors_cover_the_truth_about_as_often_as_they_should():
     # growth of one direction as an autoregressive process of mean 0
     inside = 0
-    for seed in range(60):
+    for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(1_000, generator=generator, dtype=torch.float64)
+        noise = torch.randn(500, generator=generator, dtype=torch.float64)
         growth = [noise[0]]
         for value in noise[1:]:
             growth.append(0.7 * growth[-1] + value)
         exponents, errors = lyapunov(Steps(torch.stack(growth).exp().view(-1, 1, 1)), 1)
         inside += bool(abs(exponents[0]) < 2 * errors[0])
-    assert inside >= 50
+    assert inside >= 33
 
 
 def test_horizon():
