@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from recur.errors import InputError, MissingExtra, RecurError, RunError
     from recur.flow.flow import GradientFlow
     from recur.flow.measure import gradient_flow, watch_gradients
+    from recur.gradients.bias import truncation_bias
     from recur.gradients.initialisation import chrono_, forget_bias_, identity_, orthogonal_
+    from recur.gradients.segments import segmented
+    from recur.gradients.truncated import TruncatedBPTT
     from recur.layers import (
         GRU,
         LSTM,
@@ -54,7 +57,10 @@ _HOMES = {
     "recur.errors": ("InputError", "MissingExtra", "RecurError", "RunError"),
     "recur.flow.flow": ("GradientFlow",),
     "recur.flow.measure": ("gradient_flow", "watch_gradients"),
+    "recur.gradients.bias": ("truncation_bias",),
     "recur.gradients.initialisation": ("chrono_", "forget_bias_", "identity_", "orthogonal_"),
+    "recur.gradients.segments": ("segmented",),
+    "recur.gradients.truncated": ("TruncatedBPTT",),
     "recur.layers": (
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
         *("Recurrent", "backend_info", "checkpoint_plan", "convert", "from_keras", "replace", "to_keras"),
@@ -84,6 +90,7 @@ __all__ = [
     "RunError",
     "State",
     "Stream",
+    "TruncatedBPTT",
     "backend_info",
     "checkpoint_plan",
     "chrono_",
@@ -104,9 +111,11 @@ __all__ = [
     "probe",
     "relu",
     "replace",
+    "segmented",
     "sigmoid",
     "tanh",
     "to_keras",
+    "truncation_bias",
     "watch_gradients",
     "where",
 ]

@@ -1,4 +1,4 @@
-"""From files to tensors: tables, tokens, vocabularies, batches by length, word vectors."""
+"""From files to tensors: tables, tokens, vocabularies, batches by length, streams, word vectors."""
 
 from recur.data.batches import Batch, LengthBatches
 from recur.data.reber import (
@@ -9,6 +9,7 @@ from recur.data.reber import (
     write_reber_files,
 )
 from recur.data.sequences import Sequences, truncate
+from recur.data.stream import StreamFile, StreamWindows, Window, write_stream
 from recur.data.tables import Table, fingerprint, read_table
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vectors import WordVectors, one_hot_table, read_vectors
@@ -20,9 +21,12 @@ __all__ = [
     "Batch",
     "LengthBatches",
     "Sequences",
+    "StreamFile",
+    "StreamWindows",
     "Table",
     "Tokenizer",
     "Vocabulary",
+    "Window",
     "WordVectors",
     "embedded_reber",
     "embedded_reber_table",
@@ -36,4 +40,5 @@ __all__ = [
     "read_vectors",
     "truncate",
     "write_reber_files",
+    "write_stream",
 ]
