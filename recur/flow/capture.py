@@ -19,9 +19,11 @@ from recur.flow.runs import CellRun, EquationRun, Given, Run
 from recur.layers import GRU, LSTM, RNN, Recurrent
 from recur.layers.replace import STAND_INS
 from recur.layers.stack import OBSERVER
-from recur.scan import Scanned, Weights, scan
+from recur.scan import Scanned, Weights, compiled, scan
 
 LAYERS = (Recurrent, RNN, LSTM, GRU)
+# bytes of gates that are kept rather than computed again
+GATES = 256 << 20
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 
 Loss = Callable[[Any], Tensor]
@@ -121,6 +123,10 @@ class Capture:
         if weights.ih.dtype not in PRECISIONS:
             raise InputError(f"`module` must be of float32 or float64, got {weights.ih.dtype} in {name}; use .double()")
         detached = Weights(*(None if w is None else w.detach() for w in weights))  # type: ignore[arg-type]
+        backend = _backend(backend)
+        # all that a step needs of the forward, where it is to be had for next to nothing
+        size = input.shape[0] * input.shape[1] * len(weights.ih) * weights.ih.element_size()
+        known = size <= GATES and compiled(weights.ih, input, backend) is not None
         result = scan(
             *(cell, input, detached, state, lengths),
             reverse=reverse,
@@ -128,14 +134,17 @@ class Capture:
             resets=resets,
             masks=masks,
             states=True,
-            gates=gates,
-            backend=_backend(backend),
+            gates=gates or known,
+            backend=backend,
         )
         assert result.states is not None
         order = _Order.of(input, lengths, reverse, left)
         after = {n: order(value.detach()) for n, value in result.states.items()}
         initial = {n: value.detach().to(weights.ih.dtype) for n, value in state.items()}
         given = Given(cell, order(input.detach().to(weights.ih.dtype)), detached, None, _text(cell))
+        if known and result.gates is not None:
+            flat = order(result.gates.detach().flatten(2))
+            given.gates = flat.view(*flat.shape[:2], len(cell.gate_names), -1)
         if masks is not None:
             given.masks = torch.stack([order(mask.detach()) for mask in masks])
         fresh = None if resets is None else order.fresh(resets, reverse)
@@ -152,7 +161,7 @@ class Capture:
         given_back = [target.value for target in targets]
         every = State(**dict(zip(after, given_back[count + 1 :], strict=True))) if states else None
         final = State(**dict(zip(cell.state_names, given_back[:count], strict=True)))
-        return Scanned(given_back[count], final, every, result.gates)
+        return Scanned(given_back[count], final, every, result.gates if gates else None)
 
     def over(self, cell: Cell, input: Tensor, weights: Weights, initial: Mapping[str, Tensor]) -> Tensor:
         """Run the equation of a step function over [T, B, D] and return its h [T, B, H]."""

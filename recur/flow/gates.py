@@ -9,6 +9,7 @@ from torch import Tensor
 from recur.cells.cell import Cell
 from recur.compiler.graph import Equation, Node, gate_values
 from recur.flow.result import Array, GateUse
+from recur.flow.values import Values
 
 BINS = 40
 LOW, HIGH = 0.1, 0.9
@@ -43,7 +44,7 @@ class GateTally:
         gates = [self._nodes.get(name) for name in ("i", "f")]
         self._is_lstm = "c" in equation.states and all(g is not None and g.op == "sigmoid" for g in gates)
 
-    def look(self, start: int, stop: int, values: dict[Node, Tensor]) -> None:
+    def look(self, start: int, stop: int, values: Values) -> None:
         """Count the values of the steps from `start` to `stop`, [(stop - start) * B, H]."""
         mask = None if self._valid is None else self._valid[start:stop].flatten()
         seen: dict[str, Tensor] = {}

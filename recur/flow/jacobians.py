@@ -9,10 +9,10 @@ from torch import Tensor
 from recur.flow.result import Array
 from recur.flow.runs import Run
 
-# bytes of Jacobians that are kept rather than made anew
-KEPT = 512 << 20
-# bytes that are made at once
-MADE = 64 << 20
+# bytes of Jacobians that are kept rather than made anew: memory that is touched the first time is slow
+KEPT = 64 << 20
+# bytes that are made at once, so that they are still in the cache when they are moved to their place
+MADE = 8 << 20
 
 
 class RowJacobians:
@@ -27,18 +27,22 @@ class RowJacobians:
         self.steps = int(run.lengths[row])
         self.size = sum(value.shape[1] for value in run.initial.values())
         self._run, self._row = run, row
-        self._kept: Tensor | None = None
-        if self.steps * self.size**2 * 8 <= KEPT:
-            self._kept = self._make(0, self.steps)
+        self._room = torch.empty(0, self.size, self.size, dtype=torch.float64, device=run.lengths.device)
+        self._kept = self.steps * self.size**2 * 8 <= KEPT
+        if self._kept:
+            self._make(0, self.steps)
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """Return those of the steps from `start` to `stop`, [stop - start, n, n]."""
-        return self._make(start, stop) if self._kept is None else self._kept[start:stop]
+        """Return those of the steps from `start` to `stop`, [stop - start, n, n], of use until the next call."""
+        return self._room[start:stop] if self._kept else self._make(start, stop)
 
     def _make(self, start: int, stop: int) -> Tensor:
+        if len(self._room) < stop - start:
+            self._room = self._room.new_empty(stop - start, self.size, self.size)
         size = max(1, MADE // (self.size**2 * 8))
-        parts = [self._run.jacobian(self._row, at, min(at + size, stop)) for at in range(start, stop, size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        for at in range(start, stop, size):
+            self._run.jacobian(self._row, at, self._room[at - start : min(at + size, stop) - start])
+        return self._room[: stop - start]
 
 
 def average(rows: Sequence[Array], steps: int) -> Array:

@@ -14,6 +14,7 @@ from torch import Tensor
 from recur.compiler.derive import Column, backward
 from recur.compiler.graph import Equation, Node, reachable
 from recur.compiler.interpret import evaluate
+from recur.flow.values import Values
 
 
 class Slopes(NamedTuple):
@@ -49,25 +50,20 @@ class Linear:
             for argument in self.arguments
             if argument.op != "state"
         }
-        self._before, self._states = back.before, {n.name: n for n in nodes if n.op == "state"}
-        self._after, self._new = back.after, equation.new
+        self._before, self._after = back.before, back.after
         targets = (*(column.gradient for column in back.columns), *back.before.values(), *back.after.values())
         order = reachable(targets)
         following = {*self.seeds.values(), *self.leaves.values()}
         for node in order:
             if any(arg in following for arg in node.args):
                 following.add(node)
-        self._fixed = [node for node in order if node not in following and node not in place]
+        self._moving = following
         self._following = [node for node in order if node in following and node.args]
         self.nodes = len(nodes) + len(order)
 
-    def slopes(self, values: dict[Node, Tensor]) -> Slopes:
-        """Return the slopes where the equation's nodes have these values, [N, H] each."""
-        values = dict(values)
-        like = next(value for node, value in values.items() if node.op == "state")
-        one = like.new_ones(())
-        for node in self._fixed:
-            values[node] = like.new_tensor(node.value) if node.op == "const" else _fixed(node, values)
+    def slopes(self, values: Values) -> Slopes:
+        """Return the slopes where the equation's nodes have these values."""
+        one = values.like.new_ones(())
         products: dict[Node, dict[Node, Tensor]] = {argument: {} for argument in self.arguments}
         before: dict[str, dict[Node, Tensor]] = {name: {} for name in self._before}
         after: dict[str, dict[Node, Tensor]] = {name: {} for name in self._after}
@@ -76,24 +72,25 @@ class Linear:
             for argument, columns in self.columns.items():
                 parts = [along.get(column.gradient) for column in columns]
                 if any(part is not None for part in parts):
-                    product = values[columns[0].product]
-                    full = [torch.zeros_like(product) if p is None else p.expand_as(product) for p in parts]
-                    products[argument][leaf] = torch.stack(full, 1)
-            for slopes, nodes, states in ((before, self._before, self._states), (after, self._after, self._new)):
+                    count, width = values.shape(columns[0].product)
+                    products[argument][leaf] = stacked = values.like.new_empty(count, len(parts), width)
+                    for i, part in enumerate(parts):
+                        stacked[:, i] = 0 if part is None else part
+            for slopes, nodes in ((before, self._before), (after, self._after)):
                 for name, node in nodes.items():
                     slope = along.get(node)
                     if slope is not None:
-                        slopes[name][leaf] = slope.expand_as(values[states[name]])
+                        slopes[name][leaf] = slope.expand(values.shape(self.seeds[name]))
         return Slopes(products, before, after)
 
-    def _along(self, leaf: Node, one: Tensor, values: dict[Node, Tensor]) -> dict[Node, Tensor]:
+    def _along(self, leaf: Node, one: Tensor, values: Values) -> dict[Node, Tensor]:
         """Return what the nodes that follow from a leaf are where it is 1 and all others are 0; zeros are left out."""
         found = {leaf: one}
         for node in self._following:
-            args = [found.get(arg, values.get(arg)) for arg in node.args]
             moved = [arg in found for arg in node.args]
             if not any(moved):
                 continue
+            args = [found.get(arg) if arg in self._moving else values[arg] for arg in node.args]
             match node.op:
                 case "add" | "sub" if not all(moved):
                     value = args[moved.index(True)]
@@ -111,10 +108,6 @@ class Linear:
                 case _:
                     found[node] = evaluate(node, [arg for arg in args if arg is not None])
         return found
-
-
-def _fixed(node: Node, values: dict[Node, Tensor]) -> Tensor:
-    return evaluate(node, [values[arg] for arg in node.args])
 
 
 @lru_cache(maxsize=64)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recur.cells.cell import Cell, Named, State
-from recur.compiler.eager import step
-from recur.compiler.graph import Equation, Node
+from recur.compiler.graph import Equation, Node, gate_values
 from recur.flow.linear import Linear, Slopes, linear
+from recur.flow.values import Values
 from recur.scan import Weights, bind
 
 # bytes of values that are held at once
@@ -80,8 +80,7 @@ class Run(ABC):
         """Return the states before the steps from `start` to `stop`, [stop - start, B, n] by name."""
         result = {}
         for name, after in self.after.items():
-            first = self.initial[name] if start == 0 else after[start - 1]
-            value = torch.cat([first[None], after[start : stop - 1]])
+            value = after[start - 1 : stop - 1] if start else torch.cat([self.initial[name][None], after[: stop - 1]])
             result[name] = value if self.fresh is None else value.masked_fill(self.fresh[start:stop, :, None], 0)
         return result
 
@@ -128,15 +127,14 @@ class Run(ABC):
         if self.fresh is not None:
             arriving |= {name: v.masked_fill(self.fresh[t, :, None], 0) for name, v in arriving.items()}
 
-    def jacobian(self, row: int, start: int, stop: int) -> Tensor:
-        """Return ds_t/ds_{t-1} of a row for the steps from `start` to `stop`, [stop - start, n, n] float64.
+    def jacobian(self, row: int, start: int, out: Tensor) -> None:
+        """Write ds_t/ds_{t-1} of a row for C steps from `start` on to `out`, [C, n, n] float64.
 
         Every unit of the new state asks a copy of the row of its own: one backward for all of them.
         """
-        sizes = [value.shape[1] for value in self.initial.values()]
-        size = sum(sizes)
-        result = torch.zeros(stop - start, size, size, dtype=torch.float64, device=self.lengths.device)
-        for t in range(start, stop):
+        out.zero_()
+        size = out.shape[-1]
+        for t in range(start, start + len(out)):
             if self.fresh is not None and self.fresh[t, row]:
                 continue
             states = {
@@ -149,10 +147,10 @@ class Run(ABC):
             if flat.requires_grad:
                 parts = torch.autograd.grad(flat.diagonal().sum(), list(states.values()), allow_unused=True)
                 columns = [
-                    flat.new_zeros(size, n) if part is None else part for part, n in zip(parts, sizes, strict=True)
+                    torch.zeros_like(value) if part is None else part
+                    for part, value in zip(parts, states.values(), strict=True)
                 ]
-                result[t - start] = torch.cat([column.double() for column in columns], 1)
-        return result
+                out[t - start] = torch.cat(columns, 1)
 
     @abstractmethod
     def advance(self, t: int, rows: slice | Tensor, states: States) -> dict[str, Tensor]:
@@ -169,13 +167,17 @@ class Run(ABC):
 
 @dataclass
 class Given:
-    """What a cell is run over, beside its states: input [T, B, D], weights without graph, masks [M, T, B, H]."""
+    """What a cell is run over, beside its states: input [T, B, D], weights without graph, masks [M, T, B, H].
+
+    `text` is its equation, where it has one, and `gates` [T, B, G, H] their values, where they are known.
+    """
 
     cell: Cell
     input: Tensor
     weights: Weights
     masks: Tensor | None
     text: str | None
+    gates: Tensor | None = None
 
 
 class CellRun(Run):
@@ -236,23 +238,24 @@ class EquationRun(CellRun):
         for stop in range(self.steps, 0, -size):
             yield max(0, stop - size), stop
 
-    def values(self, start: int, stop: int, row: int | None = None) -> dict[Node, Tensor]:
+    def values(self, start: int, stop: int, row: int | None = None) -> Values:
         """Return the nodes' values, [(stop - start) * B, H]; of one row [stop - start, H], in float64."""
         given, before = self.given, self.before(start, stop)
-        weights = given.weights
         if row is None:
-            x, masks = given.input[start:stop].flatten(0, 1), given.masks
+            known = {}
+            if given.gates is not None:
+                gates = dict(zip(self.equation.gates, given.gates[start:stop].flatten(0, 1).unbind(1), strict=True))
+                known = {node: gates[name] for name, node in gate_values(self.equation).items()}
+            masks = None if given.masks is None else given.masks[:, start:stop].flatten(1, 2)
             states = {name: value.flatten(0, 1) for name, value in before.items()}
-            masks = None if masks is None else masks[:, start:stop].flatten(1, 2)
+            input, weights = given.input[start:stop].flatten(0, 1), given.weights
         else:
-            weights = self.double()
-            x = given.input[start:stop, row].double()
-            states = {name: value[:, row].double() for name, value in before.items()}
+            known, weights = {}, self.double()
             masks = None if given.masks is None else given.masks[:, start:stop, row].double()
-        gates = self.equation.gates
-        parts = F.linear(x, weights.ih, weights.bias_ih).chunk(len(gates), -1)
+            states = {name: value[:, row].double() for name, value in before.items()}
+            input = given.input[start:stop, row].double()
         named = {} if masks is None else dict(zip(self.equation.masks, masks, strict=True))
-        return step(self.equation, dict(zip(gates, parts, strict=True)), weights, states, named)
+        return Values(self.equation, input, weights, states, named, known)
 
     def double(self) -> Weights:
         """Return the weights in float64."""
@@ -260,9 +263,7 @@ class EquationRun(CellRun):
             self._double = Weights(*(None if w is None else w.detach().double() for w in self.given.weights))  # type: ignore[arg-type]
         return self._double
 
-    def sweep(
-        self, direct: States, last: States, look: Callable[[int, int, dict[Node, Tensor]], None] | None = None
-    ) -> Swept:
+    def sweep(self, direct: States, last: States, look: Callable[[int, int, Values], None] | None = None) -> Swept:
         """Go back through time by the slopes; `look` is shown the nodes' values, chunk by chunk."""
         if self.linear is None:
             for start, stop in self.chunks() if look else ():
@@ -273,127 +274,73 @@ class EquationRun(CellRun):
         arriving = {name: torch.zeros_like(value) for name, value in self.initial.items()}
         ends = set(self.lengths.tolist())
         stacked = _stacked(self.linear, self.given.weights, self.equation)
-        batch = len(self.lengths)
         for start, stop in self.chunks():
             values = self.values(start, stop)
             if look is not None:
                 look(start, stop, values)
-            slopes = _by_step(self.linear.slopes(values), stop - start)
-            arguments = {argument: values[argument] for argument in self.linear.arguments}
-            met = {
-                leaf: arriving[n].new_empty(stop - start, *arriving[n].shape) for n, leaf in self.linear.seeds.items()
-            }
-            met |= {
-                leaf: values[argument].new_empty(stop - start, batch, values[argument].shape[-1])
-                for argument, leaf in self.linear.leaves.items()
-            }
-            pushed = {
-                argument: value.new_empty(stop - start, batch, len(stacked[argument]))
-                for argument, value in arguments.items()
-            }
+            chunk = _Chunk(self.linear, values, stacked, stop - start)
             for t in reversed(range(stop - start)):
-                arriving = self._reached(start + t, arriving, direct, last, ends)
-                arriving = self._back(t, slopes, arriving, stacked, pushed, met)
+                reached = self._reached(start + t, arriving, direct, last, ends)
+                arriving = chunk.back(t, reached)
                 self._cut(start + t, arriving)
-            swept.note(start, {name: self._total(name, slopes, met) for name in arriving})
-            recurrent = [a for a in self.linear.arguments if _is_recurrent(self.linear, a)]
-            pairs = [(pushed[a], arguments[a].view(stop - start, batch, -1)) for a in recurrent]
-            swept.weights[start:stop] = _outer_norm(pairs)
+            swept.note(start, chunk.totals())
+            swept.weights[start:stop] = chunk.weight_norms()
         return swept
 
-    def _back(
-        self,
-        t: int,
-        slopes: Slopes,
-        reached: States,
-        stacked: dict[Node, Tensor],
-        pushed: dict[Node, Tensor],
-        met: dict[Node, Tensor],
-    ) -> dict[str, Tensor]:
-        """Go back step t from the gradients of its new states; products' are put to `pushed`, leaves' to `met`."""
-        assert self.linear is not None
-        known = {self.linear.seeds[name]: value for name, value in reached.items()}
-        result: dict[str, Tensor] = {}
-        for argument in self.linear.arguments:
-            terms = [slope[t] * known[leaf].unsqueeze(1) for leaf, slope in slopes.products[argument].items()]
-            gradient = _sum(terms).flatten(1) if terms else pushed[argument][t].zero_()
-            pushed[argument][t] = gradient
-            flow = gradient @ stacked[argument]
-            if argument.op == "state":
-                result[argument.name] = flow
-            else:
-                known[self.linear.leaves[argument]] = flow
-        for leaf, value in known.items():
-            met[leaf][t] = value
-        for name, by_leaf in slopes.before.items():
-            terms = [slope[t] * known[leaf] for leaf, slope in by_leaf.items()]
-            terms += [result[name]] if name in result else []
-            result[name] = _sum(terms) if terms else torch.zeros_like(reached[name])
-        return {name: result[name] for name in reached}
-
-    def _total(self, name: str, slopes: Slopes, met: dict[Node, Tensor]) -> Tensor:
-        """Return the gradient of a state by all ways at each step of a chunk, [C, B, n]."""
-        assert self.linear is not None
-        by_leaf = slopes.after[name]
-        if list(by_leaf) == [self.linear.seeds[name]]:
-            return met[self.linear.seeds[name]]
-        return _sum([slope * met[leaf] for leaf, slope in by_leaf.items()])
-
-    def jacobian(self, row: int, start: int, stop: int) -> Tensor:
-        """Return ds_t/ds_{t-1} of a row for the steps from `start` to `stop`, [stop - start, n, n] float64."""
+    def jacobian(self, row: int, start: int, out: Tensor) -> None:
+        """Write ds_t/ds_{t-1} of a row for C steps from `start` on to `out`, [C, n, n] float64."""
         if self.linear is None:
-            return super().jacobian(row, start, stop)
+            super().jacobian(row, start, out)
+            return
+        stop = start + len(out)
         slopes = self.linear.slopes(self.values(start, stop, row))
         stacked = _stacked(self.linear, self.double(), self.equation)
-        sizes = {name: value.shape[1] for name, value in self.initial.items()}
-        offsets, size = {}, 0
-        for name, width in sizes.items():
-            offsets[name], size = size, size + width
-        device = self.lengths.device
-        result = torch.zeros(stop - start, size, size, dtype=torch.float64, device=device)
+        places, size = {}, 0
+        for name, value in self.initial.items():
+            places[name], size = slice(size, size + value.shape[1]), size + value.shape[1]
         for name, seed in self.linear.seeds.items():
-            rows = result[:, offsets[name] : offsets[name] + sizes[name]]
-            self._rows_of(rows, seed, slopes, stacked, offsets, sizes)
+            rows = out[:, places[name]]
+            _write_rows(self.linear, slopes, stacked, seed, {at: rows[:, :, place] for at, place in places.items()})
         if self.fresh is not None:
-            result.masked_fill_(self.fresh[start:stop, row, None, None], 0)
-        return result
+            out.masked_fill_(self.fresh[start:stop, row, None, None], 0)
 
-    def _rows_of(
-        self,
-        rows: Tensor,
-        seed: Node,
-        slopes: Slopes,
-        stacked: dict[Node, Tensor],
-        offsets: dict[str, int],
-        sizes: dict[str, int],
-    ) -> None:
-        """Write the Jacobian's rows [C, n_k, n] of the new state whose gradient is `seed`."""
-        assert self.linear is not None
-        dense: dict[Node, Tensor] = {}  # by leaf, [C, n_k, H]
-        for argument in self.linear.arguments:
-            parts = []
-            for leaf, slope in slopes.products[argument].items():
-                matrix = stacked[argument]
-                if leaf is seed:
-                    # unit by unit, the slopes [C, p] times the unit's row in each of the p matrices
-                    by_unit = matrix.view(slope.shape[1], -1, matrix.shape[1]).transpose(0, 1)
-                    parts.append(torch.bmm(slope.permute(2, 0, 1), by_unit).transpose(0, 1))
-                elif leaf in dense:
-                    parts.append((dense[leaf].unsqueeze(2) * slope.unsqueeze(1)).flatten(2) @ matrix)
-            if not parts:
-                continue
-            if argument.op == "state":
-                at = offsets[argument.name]
-                rows[:, :, at : at + sizes[argument.name]] = _sum(parts)
-            else:
-                dense[self.linear.leaves[argument]] = _sum(parts)
-        for name, by_leaf in slopes.before.items():
-            block = rows[:, :, offsets[name] : offsets[name] + sizes[name]]
-            for leaf, slope in by_leaf.items():
-                if leaf is seed:
-                    block.diagonal(dim1=1, dim2=2).add_(slope)
-                elif leaf in dense:
-                    block.add_(dense[leaf] * slope.unsqueeze(1))
+
+def _write_rows(
+    derivative: Linear, slopes: Slopes, stacked: dict[Node, Tensor], seed: Node, blocks: dict[str, Tensor]
+) -> None:
+    """Write the Jacobian's rows of the new state whose gradient is `seed`, `blocks` [C, n_k, n] by state before."""
+    dense: dict[Node, Tensor] = {}  # the gradient of an argument, by leaf, [C, n_k, H]
+    written = set()
+    for argument in derivative.arguments:
+        parts = []
+        for leaf, slope in slopes.products[argument].items():
+            if leaf is seed:
+                parts.append(_scaled(slope, stacked[argument]))
+            elif leaf in dense:
+                parts.append((dense[leaf].unsqueeze(2) * slope.unsqueeze(1)).flatten(2) @ stacked[argument])
+        if parts and argument.op == "state":
+            blocks[argument.name].copy_(_sum(parts))
+            written.add(argument.name)
+        elif parts:
+            dense[derivative.leaves[argument]] = _sum(parts)
+    for name, block in blocks.items():
+        if name not in written:
+            block.zero_()
+        for leaf, slope in slopes.before[name].items():
+            if leaf is seed:
+                block.diagonal(dim1=1, dim2=2).add_(slope)
+            elif leaf in dense:
+                block.add_(dense[leaf] * slope.unsqueeze(1))
+
+
+def _scaled(slope: Tensor, stacked: Tensor) -> Tensor:
+    """Return the sum of p matrices, stacked, each scaled by rows by the slopes [C, p, H]: [C, H, R]."""
+    count, products, hidden = slope.shape
+    if products == 1:
+        return slope.view(count, hidden, 1) * stacked
+    # unit by unit, the slopes [C, p] times the unit's row in each of the matrices
+    by_unit = stacked.view(products, hidden, -1).transpose(0, 1).contiguous()
+    return torch.bmm(slope.permute(2, 0, 1).contiguous(), by_unit).transpose(0, 1)
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:
@@ -401,10 +348,6 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
     for term in terms[1:]:
         total = total + term
     return total
-
-
-def _is_recurrent(derivative: Linear, argument: Node) -> bool:
-    return any(column.gate for column in derivative.columns[argument])
 
 
 def _stacked(derivative: Linear, weights: Weights, equation: Equation) -> dict[Node, Tensor]:
@@ -416,11 +359,71 @@ def _stacked(derivative: Linear, weights: Weights, equation: Equation) -> dict[N
     return {a: torch.cat([blocks[column.gate] for column in columns]) for a, columns in derivative.columns.items()}
 
 
-def _by_step(slopes: Slopes, steps: int) -> Slopes:
-    def shaped(by_leaf: dict[Node, Tensor]) -> dict[Node, Tensor]:
-        return {leaf: slope.reshape(steps, -1, *slope.shape[1:]) for leaf, slope in by_leaf.items()}
+class _Chunk:
+    """The sweep over C steps whose values are known."""
 
-    return Slopes(*({name: shaped(by_leaf) for name, by_leaf in part.items()} for part in slopes))  # type: ignore[arg-type]
+    def __init__(self, derivative: Linear, values: Values, stacked: dict[Node, Tensor], steps: int) -> None:
+        self._linear, self._stacked = derivative, stacked
+        slopes = derivative.slopes(values)
+        self._products = {a: _by_step(by_leaf, steps) for a, by_leaf in slopes.products.items()}
+        self._before = {name: _by_step(by_leaf, steps) for name, by_leaf in slopes.before.items()}
+        self._after = {name: _by_step(by_leaf, steps) for name, by_leaf in slopes.after.items()}
+        # the gradients of new states and of products' arguments, and of the products, at each step
+        leaves = (*derivative.seeds.values(), *derivative.leaves.values())
+        like, batch = values.like, len(values.like) // steps
+        self._met = {leaf: like.new_empty(steps, batch, values.shape(leaf)[1]) for leaf in leaves}
+        self._arguments = {a: values[a].reshape(steps, batch, -1) for a in derivative.arguments}
+        self._pushed = {a: like.new_empty(steps, batch, len(stacked[a])) for a in derivative.arguments}
+
+    def back(self, t: int, reached: States) -> dict[str, Tensor]:
+        """Go back one step from the total gradients of its new states to those of the states before."""
+        known = {leaf: met[t] for leaf, met in self._met.items()}
+        for name, value in reached.items():
+            known[self._linear.seeds[name]].copy_(value)
+        result: dict[str, Tensor] = {}
+        for argument in self._linear.arguments:
+            gradient = self._pushed[argument][t]
+            terms = [(slope[t], known[leaf]) for leaf, slope in self._products[argument].items()]
+            _weighted(terms, gradient.view(len(gradient), len(self._linear.columns[argument]), -1), 1)
+            if argument.op == "state":
+                result[argument.name] = gradient @ self._stacked[argument]
+            else:
+                torch.mm(gradient, self._stacked[argument], out=known[self._linear.leaves[argument]])
+        for state, by_leaf in self._before.items():
+            if state not in result:
+                result[state] = torch.zeros_like(reached[state])
+            for leaf, slope in by_leaf.items():
+                result[state].addcmul_(slope[t], known[leaf])
+        return {name: result[name] for name in reached}
+
+    def totals(self) -> dict[str, Tensor]:
+        """Return the gradients of the new states by all ways, within the step too, [C, B, n]."""
+        found = {}
+        for name, seed in self._linear.seeds.items():
+            by_leaf = self._after[name]
+            plain = list(by_leaf) == [seed]
+            found[name] = self._met[seed] if plain else _sum([s * self._met[leaf] for leaf, s in by_leaf.items()])
+        return found
+
+    def weight_norms(self) -> Tensor:
+        """Return the norm of each step's part of the gradient of the recurrent weights, [C]."""
+        recurrent = [a for a, columns in self._linear.columns.items() if any(column.gate for column in columns)]
+        return _outer_norm([(self._pushed[a], self._arguments[a]) for a in recurrent])
+
+
+def _by_step(by_leaf: dict[Node, Tensor], steps: int) -> dict[Node, Tensor]:
+    return {leaf: slope.reshape(steps, -1, *slope.shape[1:]) for leaf, slope in by_leaf.items()}
+
+
+def _weighted(terms: Sequence[tuple[Tensor, Tensor]], out: Tensor, dim: int) -> None:
+    """Write the sum of a * b, b without `dim`, to `out`."""
+    if not terms:
+        out.zero_()
+    for i, (a, b) in enumerate(terms):
+        if i == 0:
+            torch.mul(a, b.unsqueeze(dim), out=out)
+        else:
+            out.addcmul_(a, b.unsqueeze(dim))
 
 
 def _outer_norm(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
