@@ -25,6 +25,8 @@ def test_a_layer_has_what_was_asked_for():
     start = Remedies(initialisation="orthogonal", forget_bias=2.0).layer("gru", 3, 8, 1)
     assert torch.allclose(torch.linalg.svdvals(start.weight_hh_l0[:8]), torch.ones(8), atol=1e-5)
     assert torch.equal(start.bias_ih_l0[8:16], torch.full((8,), 2.0))
+    chrono = Remedies(chrono=50, chrono_inputs=True).layer("lstm", 3, 8, 1)
+    assert torch.equal(chrono.bias_ih_l0[:8], -chrono.bias_ih_l0[8:16])
     assert torch.equal(Remedies(initialisation="identity").layer("rnn-relu", 3, 8, 1).weight_hh_l0, torch.eye(8))
 
 
@@ -45,6 +47,7 @@ WRONG = [
     ({"forget_bias": float("inf")}, "forget_bias must be a finite number, got inf"),
     ({"chrono": 1}, "chrono must be 0, or a whole number from 2 up, got 1"),
     ({"chrono": 9, "forget_bias": 1.0}, "chrono and forget_bias start the same bias and must not be given together"),
+    ({"chrono_inputs": True}, "chrono_inputs needs chrono, the lag; leave it out"),
     ({"residual": True}, "residual needs layers 2 or more, got 1"),
 ]
 

@@ -23,6 +23,8 @@ class Remedies:
     """Bias that the gate which keeps the state starts at, in cells that have one; none for torch's start."""
     chrono: int = 0
     """Longest lag, in tokens, that the biases of the cell's gates start out for; 0 for torch's start."""
+    chrono_inputs: bool = False
+    """With --chrono, start the gate that writes out for the lag as well, as the paper does."""
     residual: bool = False
     """Have each recurrent layer but the first add its input to its outputs."""
     recurrent_dropout: float = 0.0
@@ -57,6 +59,8 @@ class Remedies:
         if self.chrono and self.forget_bias is not None:
             both = f"{named('chrono')} and {named('forget_bias')}"
             raise InputError(f"{both} start the same bias and must not be given together; leave one out")
+        if self.chrono_inputs and not self.chrono:
+            raise InputError(f"{named('chrono_inputs')} needs {named('chrono')}, the lag; leave it out")
         if self.residual and layers < 2:
             raise InputError(f"{named('residual')} needs {named('layers')} 2 or more, got {layers}")
 
@@ -107,5 +111,5 @@ class Remedies:
         if self.forget_bias is not None:
             forget_bias_(layer, self.forget_bias)
         if self.chrono:
-            chrono_(layer, self.chrono)
+            chrono_(layer, self.chrono, inputs=self.chrono_inputs)
         return layer
