@@ -163,7 +163,7 @@ def test_training_rows_are_not_those_that_are_held_out():
     ("arguments", "message"),
     [
         (["ading"], "did you mean 'adding'?"),
-        ([], "the task is missing: recur probe TASK, one of reber, adding, copy, order, latest, agreement"),
+        ([], "the task is missing: recur probe TASK, one of reber, adding, copy, order, latest, count, agreement"),
         (["reber", "--cell", "lsmt"], "did you mean 'lstm'?"),
         (["reber", "--lag", "10,4"], "--lag must be at least 5 for reber, got 4"),
         (["order", "--lag", "9"], "--lag must be at least 10 for order, got 9"),

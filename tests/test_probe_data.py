@@ -113,6 +113,18 @@ def test_latest_asks_for_the_last_signal():
     assert 3 < sum(len(re.sub("[abcd]", "", text)) for text, _ in rows) / 300 < 4.5
 
 
+@pytest.mark.parametrize("lag", [8, 41])
+def test_count_asks_for_the_ticks_after_the_reset(lag: int):
+    rows = PROBES["count"].written(drawn("count", 300, lag))
+    for text, answer in rows:
+        before, _, after = text.partition("R")
+        assert len(text) == lag
+        assert "R" not in after
+        assert lag // 4 // 2 <= len(before) < lag // 4
+        assert after.count("+") == int(answer)
+    assert {answer for _, answer in rows} == set("01234")
+
+
 def test_agreement_is_with_the_first_noun():
     for text, verb in PROBES["agreement"].written(drawn("agreement", 300, 13)):
         words = text.split()
@@ -174,7 +186,8 @@ def test_what_the_other_rules_reach():
 
 def test_an_unknown_task_is_named_with_the_nearest():
     with pytest.raises(
-        InputError, match=r"one of reber, adding, copy, order, latest, agreement, got 'ading', did you mean 'adding'\?"
+        InputError,
+        match=r"one of reber, adding, copy, order, latest, count, agreement, got 'ading', did you mean 'adding'\?",
     ):
         probe_named("ading")
     assert "".join(PROBES["reber"].symbols) == ALPHABET

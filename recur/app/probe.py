@@ -15,7 +15,7 @@ def probe(task: str | None = None, /, **given: Any) -> None:
     Parameters
     ----------
     task
-        reber, adding, copy, order, latest or agreement.
+        reber, adding, copy, order, latest, count or agreement.
     """
     from recur.data.probes import PROBES
     from recur.errors import InputError

@@ -203,6 +203,30 @@ def _latest_rules(draw: Draw) -> dict[str, Answers]:
     }
 
 
+# --- counting from a reset on ---
+
+_MOST = 4  # ticks to be counted
+
+
+def _draw_count(rng: np.random.Generator, rows: int, lag: int) -> Draw:
+    quarter = lag // 4
+    ids = rng.integers(2, 6, (rows, lag))
+    counts = rng.integers(0, _MOST + 1, (rows, 1))
+    resets = rng.integers(quarter // 2, quarter, (rows, 1))
+    before = np.arange(lag) < resets
+    ids[before & (rng.random((rows, lag)) < 1 / 2)] = 0
+    np.put_along_axis(ids, resets, 1, axis=1)
+    # the places after the first quarter in random order, the first of which are ticks
+    order = rng.random((rows, lag - quarter)).argsort(axis=1).argsort(axis=1)
+    ids[:, quarter:][order < counts] = 0
+    return Draw(_one_hot(ids, 6), counts)
+
+
+def _count_rules(draw: Draw) -> dict[str, Answers]:
+    ticks = (draw.ids == 0).sum(axis=1, keepdims=True)
+    return {"always 0": np.zeros_like(draw.targets), "all ticks": np.minimum(ticks, _MOST)}
+
+
 # --- agreement of subject and verb ---
 
 NOUNS = {
@@ -358,6 +382,20 @@ PROBES: dict[str, Probe] = {
             chance=1 / 2,
             chance_loss=lambda lag: float(np.log(2)),
             times=2,
+        ),
+        Probe(
+            name="count",
+            about="Ticks (+) are read, a reset (R), and more ticks among other symbols: how many came after the reset?",
+            lag="steps that are read; the reset stands in their first quarter",
+            source="after Gers & Schmidhuber (2000), Recurrent nets that time and count, with a reset",
+            least=8,
+            lags=(25, 50, 100, 200),
+            symbols=("+", "R", "a", "b", "c", "d"),
+            answers=tuple(map(str, range(_MOST + 1))),
+            draw=_draw_count,
+            rules=_count_rules,
+            chance=1 - 1 / (_MOST + 1),
+            chance_loss=lambda lag: float(np.log(_MOST + 1)),
         ),
         Probe(
             name="agreement",

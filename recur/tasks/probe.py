@@ -1,6 +1,7 @@
 """`recur probe`: how far back networks learn to remember, for each cell, lag and seed."""
 
 import dataclasses
+import os
 import signal
 import tempfile
 import time
@@ -43,7 +44,7 @@ def probe(task: str, **options: Any) -> ProbeResult:
     """Train networks on a task that needs memory, for each cell, lag and seed, and say which lags they learn.
 
     Args:
-        task: "reber", "adding", "copy", "order", "latest" or "agreement".
+        task: "reber", "adding", "copy", "order", "latest", "count" or "agreement".
         **options: the fields of `recur.tasks.probe_options.ProbeOptions`; without `out` nothing is kept on disk.
 
     Returns:
@@ -55,6 +56,8 @@ def probe(task: str, **options: Any) -> ProbeResult:
         Interrupted: Ctrl-C or SIGTERM; with `out`, `resume=True` carries on.
         MissingExtra: pytorch-lightning is not installed.
     """
+    if options.get("out") is not None:
+        options["out"] = os.fspath(options["out"])
     made = make_options(ProbeOptions, options, "recur.probe")
     if made.out is not None:
         return run_probe(task, made)

@@ -1,7 +1,6 @@
 """The options of `recur probe`: every field is a flag and a line of config.json."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ class ProbeOptions:
         for name in ("cell", "lag", "seed"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
-        object.__setattr__(self, "out", None if self.out is None else os.fspath(self.out))
 
     def folder(self, task: str) -> Path:
         """Return the run folder."""
