@@ -177,6 +177,22 @@ def test_a_stream_and_a_trace_are_those_of_the_cell():
     assert 0 < gate.min() < gate.max() < 1
 
 
+@pytest.mark.parametrize("name", ["lstm", "rnn-layernorm"])
+def test_a_flow_shows_clipped_gradients_and_the_jacobians_of_the_values(name: str):
+    layer, plain = Recurrent(ClippedGradient(CELLS[name](), 1e-3), 3, 8), Recurrent(CELLS[name](), 3, 8)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(20, 2, 3)
+    clipped, whole = (recur.gradient_flow(one, x, loss=lambda found: found.output.sum()) for one in (layer, plain))
+    assert clipped.log_jacobian == pytest.approx(whole.log_jacobian, abs=1e-4)
+    # of the first step: what the loss says of it, 1, and no more than the bound by way of the steps after it
+    first = layer(x[:1]).state.map(lambda value: value.detach().requires_grad_())
+    loss = layer(x[1:], first).output.sum() + first.h.sum()
+    (gradient,) = torch.autograd.grad(loss, first.h)
+    assert 0 < (gradient - 1).abs().max() <= 1.001e-3
+    assert abs(clipped.hidden_gradient[0] / math.sqrt(2 * 8) - 1) <= 1.001e-3
+    assert abs(whole.hidden_gradient[0] / math.sqrt(2 * 8) - 1) > 0.01
+
+
 def test_it_is_shown():
     cell = ClippedGradient(Elman, 0.5)
     assert show.latex(cell).splitlines()[1:3] == [

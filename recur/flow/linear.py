@@ -112,6 +112,6 @@ class Linear:
 
 @lru_cache(maxsize=64)
 def linear(text: str) -> Linear | None:
-    """Return the derivative of `Equation.text`, or None where a step is not unit by unit between the matrices."""
+    """Return the derivative of `Equation.text`; None where a step is not linear, unit by unit between the matrices."""
     equation = Equation.parse(text)
-    return None if any(node.op == "sum" for node in equation.nodes) else Linear(equation)
+    return None if any(node.op in ("sum", "clip") for node in equation.nodes) else Linear(equation)
