@@ -22,7 +22,7 @@ class Bits:
         self.packed = torch.cat([self._pack(part) for part in torch.split(mask, steps)])
 
     def _pack(self, mask: Tensor) -> Tensor:
-        full = F.pad((mask != 0).to(torch.uint8), (0, -self.size % 8)).view(*mask.shape[:2], -1, 8)
+        full = F.pad((mask != 0).to(torch.uint8), (0, -self.size % 8)).view(*mask.shape[:2], -(-self.size // 8), 8)
         packed: Tensor = (full * self.places).sum(-1, dtype=torch.uint8)
         return packed
 

@@ -144,7 +144,7 @@ def checkpoint_plan(layer: Layer, steps: int, batch: int = 1, checkpoint: int | 
         checkpoint: "sqrt", a number of kept states, or an amount of memory, such as "500MB"; the layer's own if None.
 
     Raises:
-        InputError: a number is not above 0, or the memory is too small for any plan.
+        InputError: it is another module, a number is not above 0, or the memory is too small for any plan.
 
     >>> print(checkpoint_plan(LSTM(8, 16), steps=10_000, batch=4, checkpoint=20))  # doctest: +SKIP
     sequence   10000 steps, 4 rows
@@ -153,6 +153,8 @@ def checkpoint_plan(layer: Layer, steps: int, batch: int = 1, checkpoint: int | 
     peak       230 KB, without checkpoint 22 MB
     cost       1.80 times the forward pass is run again
     """
+    if not hasattr(layer, "checkpoint"):
+        raise InputError(f"`layer` must be RNN, LSTM, GRU or Recurrent of recur, got {type(layer).__name__}")
     for name, value in (("steps", steps), ("batch", batch)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` must be a whole number above 0, got {value!r}")

@@ -18,7 +18,7 @@ from recur.layers.bits import Bits
 from recur.layers.parallel import parallel
 from recur.layers.plan import Parts
 from recur.layers.schedule import kept_at, reversal
-from recur.scan import Weights, scan
+from recur.scan import Weights, compiled, scan
 
 Tensors = Sequence[Tensor | None]
 
@@ -124,7 +124,7 @@ class _Segments(torch.autograd.Function):
         places = set(kept_at(*run.parts))
         kept: list[Tensor | None] = []
         output: Tensor | None = None
-        generators = _generators(input)
+        generators = _generators(run, weights, input)
         for segment in range(run.parts.segments):
             if segment in places:
                 kept += now
@@ -135,11 +135,11 @@ class _Segments(torch.autograd.Function):
             output[start:stop] = part
             # a state may be a view of all the outputs
             now = [value.clone() for value in after]
-        if any(not torch.equal(a, b) for a, b in zip(generators, _generators(input), strict=True)):
-            raise InputError(
-                f"`checkpoint` runs steps again, and {run.cell!r} draws other random numbers then: let it ask for "
-                "`masks`, or leave `checkpoint` out"
-            )
+            if not segment and not all(map(torch.equal, generators, _generators(run, weights, input))):
+                raise InputError(
+                    f"`checkpoint` runs steps again, and {run.cell!r} draws other random numbers then: let it ask for "
+                    "`masks`, or leave `checkpoint` out"
+                )
         assert output is not None
         ctx.run, ctx.count = run, count
         device = input.device.type
@@ -161,8 +161,12 @@ class _Segments(torch.autograd.Function):
             return None, *_Reversal(run, given, count, ctx.needs_input_grad[1:]).gradients(kept, d_output, d_final)
 
 
-def _generators(like: Tensor) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(like.device)] if like.is_cuda else [])]
+def _generators(run: Run, weights: Tensors, input: Tensor) -> list[Tensor]:
+    """Return the state of the generators that a step might draw from; where it is compiled there are none."""
+    assert weights[0] is not None
+    if run.backend == "parallel" or compiled(weights[0], input, run.backend):
+        return []
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(input.device)] if input.is_cuda else [])]
 
 
 def _whole(run: Run, given: Tensors, grads: Tensors) -> list[Tensor | None]:
