@@ -479,9 +479,50 @@ def test_the_module_is_left_as_it_was(fail, training):
     assert not model.layer._forward_pre_hooks
 
 
-def test_it_works_where_gradients_are_off():
-    with torch.no_grad():
-        assert gradient_flow(LSTM(3, 4), torch.randn(6, 2, 3)).hidden_gradient[0] > 0
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(off):
+    layer = LSTM(3, 4)
+    with off():
+        assert gradient_flow(layer, torch.randn(6, 2, 3)).hidden_gradient[0] > 0
+
+
+def test_a_packed_sequence_is_its_rows():
+    layer = LSTM(3, 4, dtype=torch.float64)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    packed = nn.utils.rnn.pack_padded_sequence(x, [6, 4])
+    same(gradient_flow(layer, packed), gradient_flow(layer, {"input": x, "lengths": [6, 4]}), rtol=1e-9)
+
+
+class Normed(nn.LSTM):
+    """A subclass with a say in what it returns."""
+
+    def forward(self, input):
+        return super().forward(input)[0] * 2
+
+
+def test_subclasses_and_parametrised_layers_of_torchs_are_followed():
+    layer, x = Normed(3, 4), torch.randn(6, 2, 3)
+    flow = gradient_flow(layer, x, lambda output: output[-1].sum())
+    assert flow.loss == pytest.approx(float(layer(x)[-1].sum().detach()), rel=1e-5)
+    assert type(layer) is Normed
+    layer = nn.utils.parametrizations.spectral_norm(nn.RNN(3, 4), "weight_hh_l0").eval()
+    (criteria,) = gradient_flow(layer, x).criteria
+    sigma = torch.linalg.matrix_norm(layer.weight_hh_l0.detach(), 2)
+    assert criteria.largest_singular_value == pytest.approx(float(sigma), rel=1e-5)
+
+
+def test_gradients_are_clipped_on_the_way_and_jacobians_are_not():
+    layer = Recurrent(recur.cells.ClippedGradient(CELLS["lstm"](), 1e-3), 3, 4, dtype=torch.float64)
+    plain = Recurrent("lstm", 3, 4, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    flow = gradient_flow(layer, x, lambda output: output.output[-1].sum())
+    kept = by_hand(layer.cell, layer.weights()[0][0], x)
+    kept[-1].h.sum().backward()
+    wanted = [float(s.h.grad.norm()) for s in kept]
+    np.testing.assert_allclose(flow.hidden_gradient, wanted, rtol=1e-9)
+    assert wanted[-2] < 1e-2 * wanted[-1]
+    np.testing.assert_allclose(flow.log_jacobian, gradient_flow(plain, x).log_jacobian, rtol=1e-9, atol=1e-12)
 
 
 def infinite(layer):
@@ -491,7 +532,16 @@ def infinite(layer):
     return layer
 
 
+class Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.GRUCell(3, 4)
+
+
 BAD = {
+    "hand over the step function, module.one": (Loop(), torch.randn(5, 2, 3), {}),
+    "with D = 7": (nn.GRUCell(7, 4), torch.randn(5, 2, 3), {}),
+    "at least 2 steps.*T = 0": (LSTM(3, 4), {"input": torch.randn(5, 2, 3), "lengths": [0, 0]}, {}),
     "no recurrent layer": (nn.Linear(3, 3), torch.randn(5, 2, 3), {}),
     "does not depend on the one": (
         type("Still", (nn.Module,), {"forward": lambda self, x, s: torch.tanh(x)})(),

@@ -319,6 +319,16 @@ def _worst(value: Tensor) -> str:
     return "NaN" if bool(value.isnan().any()) else "infinity"
 
 
+def _observable(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return recur's class for one of torch.nn's recurrent ones, and for a class made of one both together."""
+    if kind in STAND_INS:
+        return STAND_INS[kind]
+    for theirs in (nn.RNN, nn.LSTM, nn.GRU):
+        if issubclass(kind, theirs) and not issubclass(kind, STAND_INS[theirs]):
+            return type(kind.__name__, (kind, STAND_INS[theirs]), {})
+    return kind
+
+
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
     """Give torch.nn's layers recur's class for the time being, and leave module and random numbers as they were."""
@@ -330,7 +340,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device.index for device in devices]):
         try:
             for part in parts:
-                part.__class__ = STAND_INS.get(type(part), type(part))
+                part.__class__ = _observable(type(part))
             yield
         finally:
             for (part, kind), mode in zip(kinds, modes, strict=True):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map
 
 from recur.errors import InputError
 from recur.flow.capture import Capture, Captured, Loss, capture, find_layers, unchanged
@@ -117,19 +119,27 @@ def _run(module: nn.Module, inputs: Any, loss: Loss | None, state: Any) -> tuple
         )
     if loss is not None and not callable(loss):
         raise InputError(f"`loss` must be a function of the module's output, got {type(loss).__name__}")
-    if not find_layers(module):
-        captured, number = _run_step(module, inputs, loss, state)
-    elif state is not None:
-        raise InputError("`state` is for step functions; hand a layer's initial state over in `inputs`")
-    else:
-        arguments, options = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-        arguments = arguments if isinstance(arguments, tuple) else (arguments,)
-        kept = capture(module, arguments, options, loss)
-        captured, number = kept.captured, kept.loss
-    longest = max(one.run.steps for one in captured)
+    # tensors of inference mode cannot take part in a gradient
+    with torch.inference_mode(False):
+        inputs, state = (tree_map(lambda v: v.clone() if _is_inference(v) else v, given) for given in (inputs, state))
+        if not find_layers(module):
+            captured, number = _run_step(module, inputs, loss, state)
+        elif state is not None:
+            raise InputError("`state` is for step functions; hand a layer's initial state over in `inputs`")
+        else:
+            arguments, options = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+            if not isinstance(arguments, tuple) or isinstance(arguments, PackedSequence):
+                arguments = (arguments,)
+            kept = capture(module, arguments, options, loss)
+            captured, number = kept.captured, kept.loss
+    longest = max(int(one.run.lengths.max()) for one in captured)
     if longest < 2:
         raise InputError(f"`inputs` must have at least 2 steps, for a gradient to flow through, got T = {longest}")
     return [one for one in captured if one.run.steps > 1], number
+
+
+def _is_inference(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_inference()
 
 
 def _run_step(module: nn.Module, inputs: Any, loss: Loss | None, state: Any) -> tuple[list[Captured], float]:
@@ -144,6 +154,8 @@ def _run_step(module: nn.Module, inputs: Any, loss: Loss | None, state: Any) -> 
             captured, number = run_steps(module, input, given, loss)
         return [captured], number
     cell, weights = known
+    if input.shape[-1] != weights.ih.shape[1]:
+        raise InputError(f"`inputs` must be [T, B, D] with D = {weights.ih.shape[1]}, got {list(input.shape)}")
     names = cell.state_names
     initial = zeros_for(module, input, names) if state is None else as_mapping(check_state(state, len(input[0])), names)
     observer = Capture({})

@@ -137,6 +137,12 @@ def zeros_for(module: nn.Module, input: Tensor, names: tuple[str, ...]) -> dict[
     """Return a state of zeros, [B, H] for each name, of a module that tells its `hidden_size`."""
     size = getattr(module, "hidden_size", None)
     if not isinstance(size, int):
+        cell = next((name for name, part in module.named_modules() if name and isinstance(part, nn.RNNCellBase)), None)
+        if cell is not None:
+            raise InputError(
+                f"`module` must run a recurrent layer, and {type(module).__name__} calls single steps in a loop of its "
+                f"own: hand over the step function, module.{cell}"
+            )
         raise InputError(
             f"`module` must run a recurrent layer, or be a step function (x_t, state) -> state with `state=` given; "
             f"{type(module).__name__} has no recurrent layer, and no state to begin with was given"

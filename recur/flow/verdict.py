@@ -106,7 +106,7 @@ def _when_vanishing(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
     if flow.horizon < flow.steps // 2:
         yield Advice(
             "shorter truncation",
-            f"truncated BPTT over about {max(2 * flow.horizon, 2)} steps",
+            f"recur.TruncatedBPTT(module, loss, k2={max(2 * flow.horizon, 2)})",
             f"{_beyond(flow)} of the gradient of the recurrent weights comes from steps further back than "
             f"{max(2 * flow.horizon, 2)}: a cut there costs little, and does not lengthen the memory",
             "Williams and Peng 1990, Neural Computation 2(4)",
@@ -152,7 +152,7 @@ def _when_exploding(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
     )
     yield Advice(
         "shorter truncation",
-        f"truncated BPTT over about {max(flow.horizon, 1)} steps",
+        f"recur.TruncatedBPTT(module, loss, k2={max(flow.horizon, 1)})",
         f"up to {max(flow.horizon, 1)} steps back the gradient stays below 100 times; what lies further is lost",
         "Williams and Peng 1990, Neural Computation 2(4)",
     )
