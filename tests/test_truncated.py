@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import recur
 from recur import InputError, Recurrent, State, TruncatedBPTT, segmented, truncation_bias
+from recur.data import StreamWindows, Window, write_stream
 
 
 class Linear(nn.Module):
@@ -236,6 +237,27 @@ def test_segmented_runs_each_segment_as_often_as_the_schedule_says():
         assert (runs.count(True), runs.count(False)) == (10, advanced)
 
 
+def test_segments_and_windows_come_from_disk(tmp_path: Path):
+    stream = write_stream(tmp_path / "s", [torch.randint(11, (40,)) for _ in range(5)])
+    windows, module = StreamWindows(stream, 3, 7), Tagger("gru").double()
+
+    def loss(module: nn.Module, state: Any, window: Window) -> tuple[Tensor, Any]:
+        scores, state = module(window.inputs, state, window.resets)
+        return nn.functional.cross_entropy(scores.flatten(0, 1), window.targets.flatten(), reduction="sum"), state
+
+    whole = StreamWindows(stream, 3, 1000)[0]
+    value = loss(module, None, whole)[0]
+    value.backward()
+    expected = gradients(module)
+    assert segmented(module, loss, windows, checkpoint=2).loss == pytest.approx(value.item())
+    assert all(torch.allclose(found, expected[name]) for name, found in gradients(module).items())
+    bptt = TruncatedBPTT(module, loss, k1=7, k2=100, reduction="sum")
+    assert [update.steps for update in bptt.updates(windows)] == [7] * 9 + [3]
+    module.zero_grad()
+    rows = truncation_bias(module, loss, whole, k2=[3, 66], reduction="sum").rows
+    assert rows[0].overall.cosine < rows[1].overall.cosine == pytest.approx(1)
+
+
 def test_a_segment_without_loss_passes_the_gradient_on():
     module, x = Linear(0.5), torch.ones(6, 1, dtype=torch.float64)
     marks = torch.zeros(6, 1, dtype=torch.float64)
@@ -339,8 +361,6 @@ torch.save({name: part.state_dict() for name, part in parts.items()}, out)
 
 
 def test_killed_and_resumed_in_another_process_is_uninterrupted_to_the_bit(tmp_path: Path):
-    from recur.data import write_stream
-
     generator = torch.Generator().manual_seed(2)
     documents = [torch.randint(2, 20, (int(n),), generator=generator) for n in torch.randint(1, 40, (20,))]
     stream = write_stream(tmp_path / "stream", documents, end=1).path
