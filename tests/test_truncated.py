@@ -306,6 +306,11 @@ def test_bias_leaves_the_module_as_it_was():
             lambda m: TruncatedBPTT(m, lambda m, s, w: (m(w, s)[0].sum(), object()), k1=3).step(torch.ones(3, 1)),
             "object",
         ),
+        (lambda m: truncation_bias(m, summed, torch.ones(3, 1), k2=[1, 0]), "`k2` must be numbers of steps above 0"),
+        (
+            lambda m: list(TruncatedBPTT(m, summed, k1=3, k2=5).updates([torch.ones(3, 2), torch.ones(3, 1)])),
+            "same rows",
+        ),
         (lambda m: segmented(m, summed, []), "`segments` must hold at least one segment"),
         (
             lambda m: segmented(m, summed, [torch.ones(3, 1)], checkpoint=0),

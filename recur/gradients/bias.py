@@ -104,15 +104,16 @@ def truncation_bias(
     """
     lengths = [k2] if isinstance(k2, int) else list(k2)
     steps = steps_of(inputs, time)
-    if steps < 1 or not lengths:
-        raise InputError(f"`inputs` and `k2` must not be empty, got {steps} steps and {len(lengths)} lengths")
+    if steps < 1 or not lengths or min(lengths) < 1:
+        raise InputError(f"`k2` must be numbers of steps above 0 and `inputs` have steps, got {k2} and {steps} steps")
     with _as_it_was(module):
         full = _full(module, loss, inputs, steps, time, reduction)
         norm = math.sqrt(sum(float(value.double().square().sum()) for value in full.values()))
         if not norm > 0:
             raise InputError(f"full BPTT gives a gradient of norm {norm}; `loss` must depend on trainable parameters")
         rows = tuple(
-            _row(module, loss, inputs, full, steps, k1 or length, length, time, reduction) for length in lengths
+            _row(module, loss, inputs, full, steps, length if k1 is None else k1, length, time, reduction)
+            for length in lengths
         )
     return TruncationBias(steps, norm, rows)
 

@@ -34,8 +34,18 @@ def part_of(window: Any, start: int, stop: int, time: int) -> Any:
 
 
 def joined(before: Any, after: Any, time: int) -> Any:
-    """Return two windows one after the other; what is no tensor is taken from the second."""
-    return pytree.tree_map(lambda a, b: torch.cat([a, b], time) if _is(a) else b, before, after)
+    """Return two windows one after the other; what is no tensor is taken from the second.
+
+    Raises:
+        InputError: they differ in more than their length.
+    """
+    try:
+        return pytree.tree_map(lambda a, b: torch.cat([a, b], time) if _is(a) else b, before, after)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"a window must be laid out as the one before, of the same rows: {error}; call `reset` where a new stream "
+            "begins"
+        ) from error
 
 
 def detached(state: Any) -> Any:
