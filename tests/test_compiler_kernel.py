@@ -99,8 +99,9 @@ def test_single_precision_gives_what_the_reference_gives_in_double(name: str):
         assert_close(by_kernel(given), by_reference(given.to(torch.float64)), 1e-4)
 
 
-def test_a_large_layer_gives_what_the_reference_gives():
-    given = problem(LSTM(), 3, 20, 100, 650)
+@pytest.mark.parametrize("batch", [1, 20])
+def test_a_large_layer_gives_what_the_reference_gives(batch: int):
+    given = problem(LSTM(), 3, batch, 100, 650)
     assert_close(by_kernel(given), by_reference(given))
 
 

@@ -14,6 +14,7 @@ differ in those tables only. The only argument is an array of 64-bit words, `Sou
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from math import gcd, lcm
 
 from recur.compiler import vectormath
@@ -28,6 +29,7 @@ from recur.compiler.vectormath import Real
 ROWS = 48  # rows of a block: their scratch stays in the first-level cache
 FEW = 3  # up to so many rows, a product reads many panels at once
 WIDE = 64  # how many vectors it then gives
+CACHED = 1 << 19  # and these have so many bytes of weights at most: half a second-level cache
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Kernel:
     def wide(self, product: Product) -> int:
         """Return how many panels of a product are read at once where there are few rows."""
         return self.group * max(1, WIDE // (self.group * len(product.leaves)))
+
+    def weights_of(self, product: Product) -> int:
+        """Return how many bytes of weights a panel has for each number that the product reads of an operand."""
+        return self.kind.size * len(product.leaves) * product.operand.count
 
     def source(self) -> Source:
         """Write the kernel."""
@@ -167,6 +173,7 @@ class Kernel:
                 f.let(f"select i1 {self.split}, i64 {first}, i64 0"),
                 f.let(f"select i1 {self.split}, i64 {last}, i64 {panels}"),
             )
+        self.strides = {id(stage): [self.stride(stage, few) for few in (True, False)] for stage in self.plan.stages}
         # nt may be less than the caller asked for: what each thread has follows from nt itself
         each = f.let(f"sdiv i64 {f.sub(f.add(self.word('R'), '%nt'), '1')}, %nt")
         self.rows_each = f.let(f"select i1 {self.split}, i64 {self.word('R')}, i64 {each}")
@@ -239,14 +246,33 @@ class Kernel:
 
     @contextmanager
     def groups(self, stage: Stage, rows: str) -> Iterator[tuple[str, str]]:
-        """Write a loop over this thread's panels in groups: (first panel, how many)."""
+        """Write a loop over this thread's panels in groups: (first panel, how many).
+
+        Every other step takes them in the opposite order: it begins with the weights that are still in the cache.
+        """
         f = self.f
         first, last = self.range[stage.dim]
-        wide = min((self.wide(product) for product in stage.products), default=WIDE * self.group)
         few = f.let(f"icmp sle i64 {rows}, {FEW}")
-        step = f.let(f"select i1 {few}, i64 {wide}, i64 {self.group if stage.products else wide}")
+        step, ends = (
+            f.let(f"select i1 {few}, i64 {a}, i64 {b}") for a, b in zip(*self.strides[id(stage)], strict=True)
+        )
         with f.loop(first, last, step) as loop:
-            yield loop.index, f.minimum(step, f.sub(last, loop.index))
+            at = f.let(f"select i1 {self.turned}, i64 {f.sub(ends, loop.index)}, i64 {loop.index}")
+            yield at, f.minimum(step, f.sub(last, at))
+
+    turned: str
+
+    def stride(self, stage: Stage, few: bool) -> tuple[str, str]:
+        """Return how many panels a group has, and where the first group starts plus where the last one does."""
+        f = self.f
+        first, last = self.range[stage.dim]
+        step = str(self.group if stage.products else WIDE * self.group)
+        if few and stage.products:
+            each = reduce(f.add, (self.times(self.weights_of(p), self.size(p.operand.dim)) for p in stage.products))
+            groups = f.maximum(f.let(f"udiv i64 {CACHED // self.group}, {each}"), "1")
+            step = f.minimum(str(min(map(self.wide, stage.products))), f.mul(groups, str(self.group)))
+        rest = f.let(f"srem i64 {f.sub(f.sub(last, first), '1')}, {step}")
+        return step, f.sub(f.sub(f.add(first, last), "1"), rest)
 
     # elementwise work
 

@@ -45,6 +45,7 @@ class Backward(Kernel):
         self.operand_rows = {id(p): table for p, table in zip(products, tables[3 + len(states) :], strict=True)}
         with f.loop(f.sub(self.word("T"), "1"), "-1", "-1", down=True) as steps:
             self.step(steps.index)
+        self.turned = "true"  # step 0 was not
         self.last(self.word("R"))
         flush_off(f, self.target, control)
         return self.finish()
@@ -63,6 +64,7 @@ class Backward(Kernel):
         earlier = f.let(f"select i1 {start}, i64 0, i64 {f.sub(t, '1')}")
         previous = self.cum(earlier)
         parity = f.let(f"and i64 {t}, 1")
+        self.turned = f.let(f"trunc i64 {t} to i1")
         self.carry_write = f.mul(parity, rows := self.word("R"))
         self.carry_read = f.mul(f.sub("1", parity), rows)
         with f.loop("0", count) as loop:

@@ -104,6 +104,7 @@ class Forward(Kernel):
             self.now = f.mul(f.let(f"and i64 {t}, 1"), self.word("R"))
             previous = f.mul(f.let(f"and i64 {earlier}, 1"), self.word("R"))
         self.q = q
+        self.turned = f.let(f"trunc i64 {t} to i1")
         with f.loop("0", count) as loop:
             j, row = loop.index, self.row(loop.index)
             self.fill_rows(j, row, t, start, earlier, previous)
