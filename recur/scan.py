@@ -19,7 +19,7 @@ from recur.compiler.call import DTYPES, Call
 from recur.compiler.eager import Unrolled, valid_steps
 from recur.compiler.operator import constant
 from recur.compiler.trace import trace
-from recur.compiler.weights import Weights as KernelWeights
+from recur.compiler.weights import Weights as Weights
 from recur.errors import InputError
 
 BACKENDS = ("auto", "reference", "cpu", "cpu-bfloat16", "torch")
@@ -29,22 +29,6 @@ COMPILED = ("cpu", "cpu-bfloat16")
 SHUT, SHUT_FLOAT16 = 1e30, 3e4
 # for each kernel that needs it, the sign of SHUT for every gate: c is held and h is 0, a ReLU network's h is 0
 SHUTTING = {"lstm": (-1, 1, 0, -1), "rnn_relu": (-1,)}
-
-
-class Weights(NamedTuple):
-    """The weights of one layer and direction; shapes as in torch.nn, G gates stacked in the cell's order.
-
-    `ih` [G*H, D]; `hh` [G'*H, R] for the G' gates with a recurrent product, R = P where the cell is projected and H
-    elsewhere, or None where G' = 0; `bias_ih` [G*H] or None; `bias_hh` [G'*H] or None; `units` [K, H] for K per-unit
-    parameters or None; `hr` [P, H] or None.
-    """
-
-    ih: Tensor
-    hh: Tensor | None
-    bias_ih: Tensor | None = None
-    bias_hh: Tensor | None = None
-    units: Tensor | None = None
-    hr: Tensor | None = None
 
 
 class Scanned(NamedTuple):
@@ -117,7 +101,7 @@ def scan(
         call = Call(
             equation_text(cell),
             _as(input, dtype),
-            KernelWeights(*weights),
+            weights,
             [_as(value, dtype) for value in state],
             lengths if lengths is None or lengths.dtype == torch.int64 else lengths.long(),
             resets,

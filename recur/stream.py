@@ -20,7 +20,6 @@ from recur.compiler.graph import UNITS
 from recur.compiler.library import library
 from recur.compiler.rows import uniform
 from recur.compiler.weights import Sizes, packed_for_inference
-from recur.compiler.weights import Weights as KernelWeights
 from recur.errors import InputError
 from recur.scan import Weights, choose, equation_text, scan
 
@@ -402,7 +401,7 @@ class _Turns:
         lib, rows = library(dtype), uniform(1, batch)
         sizes = Sizes(inputs[0].shape[2], hidden, zero.h.shape[1], lib.VL)
         frame = kernel.Frame(forward, sizes, rows, lib)
-        packed = packed_for_inference(frame.plan, KernelWeights(*weights), sizes, lib)
+        packed = packed_for_inference(frame.plan, weights, sizes, lib)
         masks = masks_for(cell, 1, zero.h.new_empty(()).expand(batch, hidden), draw=False)
         self.groups = sizes.padded(UNITS) // lib.VL // lib.NC
         self.outputs = torch.zeros_like(zero.h)[None], torch.zeros_like(zero.h)[None]

@@ -15,14 +15,19 @@ from recur.compiler.plan import Plan
 
 
 class Weights(NamedTuple):
-    """The weights of one layer and direction, as `recur.scan.Weights`."""
+    """The weights of one layer and direction; shapes as in torch.nn, G gates stacked in the cell's order.
+
+    `ih` [G*H, D]; `hh` [G'*H, R] for the G' gates with a recurrent product, R = P where the cell is projected and H
+    elsewhere, or None where G' = 0; `bias_ih` [G*H] or None; `bias_hh` [G'*H] or None; `units` [K, H] for K per-unit
+    parameters or None; `hr` [P, H] or None.
+    """
 
     ih: Tensor
     hh: Tensor | None
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    units: Tensor | None
-    hr: Tensor | None
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    units: Tensor | None = None
+    hr: Tensor | None = None
 
 
 @dataclass(frozen=True)
