@@ -111,10 +111,7 @@ class Backward(NamedTuple):
         """Return where the state before each step lies: the initial one, or that after the step before."""
         rows, size = self.rows, after.element_size()
         first = (initial.data_ptr() - after.data_ptr()) // size + np.arange(rows.count) * initial.stride(0)
-        if not outputs:
-            others = rows.previous() * after.stride(0)
-        else:
-            others = rows.offsets(after)[rows.previous()]
+        others = rows.before(after) if outputs else rows.previous() * after.stride(0)
         return after, after.stride(-2), np.concatenate([first, others])
 
     def _outer(

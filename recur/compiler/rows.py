@@ -54,6 +54,7 @@ class Rows:
         self.plain = self.uniform and direction == 1
         self._offsets: dict[tuple[int, int], tuple[int, Indices]] = {}
         self._previous: Indices | None = None
+        self._before: dict[tuple[int, ...], Indices] = {}
         self._places: tuple[Indices, Indices] | None = None
 
     def words(self, name: str, tensor: Tensor) -> dict[str, int]:
@@ -90,6 +91,14 @@ class Rows:
             step = np.repeat(np.arange(self.steps), alive)[self.count :]
             self._previous = np.arange(self.count, self.total) - self.cum[step] + self.cum[step - 1]
         return self._previous
+
+    def before(self, tensor: Tensor) -> Indices:
+        """Return for each packed position but the first `count` where the step before lies in `tensor` [T, B, ...]."""
+        strides = tensor.stride()[:2]
+        found = self._before.get(strides)
+        if found is None:
+            found = self._before[strides] = self.offsets(tensor)[self.previous()]
+        return found
 
     def initial(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Return the initial states [R, H] of the rows, given those [B, H] of the batch."""
