@@ -13,7 +13,7 @@ from recur.errors import InputError
 from recur.flow.flow import GradientFlow
 from recur.flow.page import LINES, compose, write_page
 from recur.flow.words import reach, summary, trend
-from recur.report import BarChart, HeatMap, Histograms, LineChart, Note, Planes, Table, render
+from recur.report import BarChart, HeatMap, Histograms, Items, LineChart, Note, Planes, Table, render
 
 
 def blocks(report, kind, title=""):
@@ -40,7 +40,7 @@ def test_one_flow_shows_every_picture():
     assert [panel.name for panel in blocks(report, Histograms)[0].panels] == ["i", "f", "g", "o"]
     assert blocks(report, Table, "memory")[0].rows == [["l0", "50.0%", "25.0%", "12.5%", "12.5%"]]
     assert blocks(report, BarChart)[0].rows[0].low == pytest.approx(-0.32)
-    assert blocks(report, Table, "help")[0].rows[0][0] == "orthogonal initialisation"
+    assert blocks(report, Items, "help")[0].items[0].name == "orthogonal initialisation"
     assert report.lead.startswith("In l0 (lstm) gradients vanish: 16 steps back less than 1% of the signal is left.")
 
 

@@ -22,6 +22,8 @@ from recur.report import (
     HeatMap,
     Histogram,
     Histograms,
+    Item,
+    Items,
     LineChart,
     Mistake,
     Mistakes,
@@ -67,6 +69,7 @@ def every_block(text="words"):
         Confusion([f"{text}{i}" for i in range(14)], [[3] * 14] * 14),
         Table(text, [text, "n"], [[text, 1.5], ["other", 2]], text),
         Mistakes(text, [Mistake(text, text, text, 0.9), Mistake(f"{text} {LONG} " * 3, text, text, 0.8)]),
+        Items(text, [Item(text, text, text, text), Item(text, text)]),
         Settings({text: {text: text}}, text),
         Command(f"recur train classify --train {text}"),
         Note("info", text),
@@ -182,6 +185,7 @@ def test_empty_lists_say_so():
         Table("t", [], []),
         Mistakes("t", []),
         Settings({}),
+        Items("t", []),
         HeatMap("t", "x", "y", "v", np.zeros((2, 3)), log=True),
         HeatMap("t", "x", "y", "v", np.zeros((0, 3))),
         Planes("t", [], []),
@@ -191,7 +195,7 @@ def test_empty_lists_say_so():
     html = render(report_of(*blocks))
     assert html.count("No values to show.") == 9
     assert "No rows to show." in html
-    assert ">None.<" in html
+    assert html.count(">None.<") == 2
     Outline(render(Report("", "", [], [], "2026-11-21", "0.1.0")))
 
 

@@ -92,12 +92,12 @@ def test_whole_numbers_have_whole_ticks():
 def test_logarithms_beyond_floats_have_an_axis():
     lags = range(301)
     picture = picture_of(lags, [-6.0 * lag for lag in lags], in_logs=True)
-    assert picture.y_ticks[0].text == "1e-800"
+    assert picture.y_ticks[0].text == "1e-600"
     assert picture.lines[0].path.startswith("M0 0L")
     assert picture.lines[0].last == "1.86e-782"
     assert [cells[1] for _, cells in picture.numbers][:2] == ["1", "6.14e-6"]
     grown = picture_of([0, 1], [0.0, 5000.0], in_logs=True)
-    assert grown.y_ticks[-1].text == "1e2500"
+    assert [tick.text for tick in grown.y_ticks] == ["1", "1e500", "1e1000", "1e1500", "1e2000"]
     assert grown.lines[0].last == "2.97e2171"
 
 

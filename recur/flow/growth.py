@@ -1,6 +1,7 @@
 """How memory grew while a network trained, as charts, from the lines that `Watch` kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -40,8 +41,11 @@ def growth_blocks(lines: Sequence[Line]) -> Iterator[Block]:
         "Spectral radius of the recurrent matrices", "largest absolute eigenvalue", seen, {"spectral_radius": ""}
     )
     gates = _by_step("Saturated gates", "share of values", seen, {"low": "low", "high": "high"})
-    if gates.series:
-        yield gates
+    used = [series for series in gates.series if any(y > 0 for y in series.y)]
+    if used:
+        yield replace(gates, series=used)
+    elif gates.series:
+        yield Note("info", "No gate was saturated: none had values below 0.1 (of a tanh, -0.9) or above 0.9.")
     clipped = [line for line in lines if line["clipping"]["steps"]]
     if any(line["clipping"]["clipped"] for line in clipped):
         yield _clipping(clipped)

@@ -22,6 +22,8 @@ from recur.report import (
     HeatMap,
     Histogram,
     Histograms,
+    Item,
+    Items,
     LineChart,
     Note,
     Plane,
@@ -127,15 +129,11 @@ def _horizon(layer: LayerFlow) -> str:
 
 
 def _advice(entries: list[Entry]) -> Iterator[Block]:
-    rows = [
-        [*([e.label] if len(entries) > 1 else []), a.remedy, a.argument, a.evidence, a.source]
-        for e in entries
-        for a in e.layer.advice
-    ]
-    if rows:
-        names = [*(["where"] if len(entries) > 1 else []), "remedy", "how", "evidence", "source"]
-        yield Table("What may help, the best first", names, rows)
-    else:
+    for e in entries:
+        if e.layer.advice:
+            title = f"What may help{_of(e, always=len(entries) > 1)}, the best first"
+            yield Items(title, [Item(a.remedy, a.evidence, a.argument, a.source) for a in e.layer.advice])
+    if not any(e.layer.advice for e in entries):
         yield Note("info", "Nothing needs to be done about the gradients.")
 
 

@@ -297,6 +297,31 @@ class Mistakes:
 
 
 @dataclass(frozen=True)
+class Item:
+    """A point of a list.
+
+    Args:
+        name: what it is about.
+        text: a sentence or two.
+        code: what to type, if anything.
+        note: less important words, such as a source.
+    """
+
+    name: str
+    text: str
+    code: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Points one below the other, in order."""
+
+    title: str
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a run by group, folded: `{"Training": {"learning rate": "0.001"}}`."""
 
@@ -331,4 +356,17 @@ class Note:
             raise InputError(f"Note: kind must be 'info' or 'warning', got {self.kind!r}")
 
 
-Block = LineChart | BarChart | HeatMap | Planes | Histograms | Confusion | Table | Mistakes | Settings | Command | Note
+Block = (
+    LineChart
+    | BarChart
+    | HeatMap
+    | Planes
+    | Histograms
+    | Confusion
+    | Table
+    | Mistakes
+    | Items
+    | Settings
+    | Command
+    | Note
+)

@@ -121,12 +121,10 @@ def linear_ticks(low: float, high: float, count: int, whole: bool = False) -> tu
     return [round(i * step, 12) if step > 1e-9 else i * step for i in range(first, last + 1)], step
 
 
-def decade_ticks(low: float, high: float) -> list[float]:
-    """Return whole exponents of ten that enclose low..high, themselves exponents, at most eight, at round distances."""
-    low, high = widened(low, high)
-    first, last = math.floor(low), math.ceil(high)
-    step = next(n * 10**k for k in range(300) for n in (1, 2, 3, 5) if n * 10**k * 6 >= last - first)
-    return [float(e) for e in range(first // step * step, -(-last // step) * step + 1, step)]
+def decade_ticks(first: int, last: int) -> list[int]:
+    """Return whole exponents of ten within first..last at round distances, at most eight."""
+    step = next(n * 10**k for k in range(310) for n in (1, 2, 3, 5) if n * 10**k * 7 >= last - first)
+    return list(range(-(-first // step) * step, last + 1, step))
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -141,13 +139,16 @@ def log_ticks(low: float, high: float) -> list[float]:
     return steps[start : max(stop, start + 1) + 1]
 
 
-def log_axis(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Return ticks that enclose low..high, which are exponents of ten as the ticks are, and their texts."""
+def log_axis(low: float, high: float) -> tuple[list[float], list[str], tuple[float, float]]:
+    """Return ticks for low..high, their texts, and the axis' ends, all but the texts as exponents of ten."""
     if math.ceil(high) - math.floor(low) <= 2 and max(abs(low), abs(high)) < 280:
         values = log_ticks(10**low, 10**high)
-        return [math.log10(value) for value in values], [_short(f"{value:.6g}") for value in values]
-    ticks = decade_ticks(low, high)
-    return ticks, [f"{10**e:g}" if -4 < e < 5 else f"1e{e:.0f}" for e in ticks]
+        logs = [math.log10(value) for value in values]
+        return logs, [_short(f"{value:.6g}") for value in values], (logs[0], logs[-1])
+    low, high = widened(low, high)
+    first, last = math.floor(low), math.ceil(high)
+    ticks = decade_ticks(first, last)
+    return [float(e) for e in ticks], [f"{10**e:g}" if -4 < e < 5 else f"1e{e}" for e in ticks], (first, last)
 
 
 def _three_digits(values: Sequence[float]) -> list[str]:
@@ -194,11 +195,11 @@ def line_picture(chart: LineChart) -> LinePicture:
     x_values, x_step = linear_ticks(min(xs), max(xs), 10 if whole and max(xs) - min(xs) <= 10 else 6, whole)
     x_scale = Scale(*widened(min(xs), max(xs)))
     if chart.y_log or chart.in_logs:
-        y_values, y_ticks = log_axis(min(seen), max(seen))
+        y_values, y_ticks, ends = log_axis(min(seen), max(seen))
     else:
         y_values, y_step = linear_ticks(min(seen), max(seen), 5)
-        y_ticks = [tick_text(value, y_step) for value in y_values]
-    y_scale = Scale(y_values[0], y_values[-1])
+        y_ticks, ends = [tick_text(value, y_step) for value in y_values], (y_values[0], y_values[-1])
+    y_scale = Scale(*ends)
 
     lines = []
     for i, (name, line) in enumerate(zip(names, points, strict=True)):

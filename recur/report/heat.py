@@ -121,7 +121,7 @@ def _count_ticks(first: int, count: int, drawn: int, most: int) -> list[Tick]:
 
 def _scale_ticks(low: float, high: float, log: bool) -> list[Tick]:
     if log:
-        values, texts = log_axis(low, high)
+        values, texts, _ = log_axis(low, high)
     else:
         values, step = linear_ticks(low, high, 4)
         texts = [tick_text(v, step) for v in values]
