@@ -251,14 +251,14 @@ def _criteria(entries: list[Entry]) -> Iterator[Block]:
                 right[name] += agrees is True
                 says = "" if agrees is None else f": {c.says[name]}, {'right' if agrees else 'wrong'}"
                 cells.append("–" if value is None else f"{value:.3g}{says}")
-            rows.append([e.label, VERDICTS[e.layer.verdict].split()[-1], c.name, *cells])
+            rows.append([e.label, f"{e.layer.lyapunov[0]:+.3g}" if len(e.layer.lyapunov) else "–", c.name, *cells])
     if not rows:
         yield Note("info", "There is no recurrent matrix to judge.")
         return
     score = "; ".join(f"{name} {right[name]} of {told[name]}" for name in CRITERIA if told[name])
     yield Table(
         "Criteria: what each matrix foretells, and whether that was measured",
-        ["", "measured", "gate", *CRITERIA],
+        ["", "exponent", "gate", *CRITERIA],
         rows,
         note=f"Right: {score}." if score else "No criterion foretells anything here.",
     )
