@@ -60,6 +60,7 @@ def test_several_flows_lie_over_each_other_in_the_same_colours():
 def test_before_and_after_share_the_planes():
     planes = blocks(compose({"before": made(initial=False), "after": made()}), Planes)[0]
     assert planes.names == ["before, now", "after, now", "after, at initialisation"]
+    assert planes.hollow == [2]
     assert [len(points) for points in planes.panels[0].sets] == [8, 8, 8]
 
 

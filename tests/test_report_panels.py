@@ -103,6 +103,13 @@ def test_all_planes_hold_the_unit_circle_and_leave_out_what_is_not_finite():
     assert picture.panels[0][0].path.count("M") == 1
 
 
+def test_sets_that_are_hollow_are_rings():
+    panels = [Plane("p", [np.array([0.1]), np.array([0.2]), np.array([0.3])])]
+    shown = plane_picture(Planes("t", ["a", "b", "c"], panels, hollow=[2]))
+    assert [points.shape for points in shown.legend] == [0, 0, 1]
+    assert [points.shape for points in plane_picture(Planes("t", ["a", "b", "c"], panels)).panels[0]] == [0, 1, 2]
+
+
 def test_histograms_are_as_high_as_their_largest_share():
     block = Histograms("t", [Histogram("a", [-1, 0, 1], [0.1, 0.4]), Histogram("b", [0, 1], [math.nan])])
     first, second = histogram_pictures(block)

@@ -236,7 +236,7 @@ def _spectra(entries: list[Entry]) -> Iterator[Block]:
         (f"{name}, " if len(flows) > 1 else "") + ("at initialisation" if then else "now") for name, then in moments
     ]
     if panels:
-        yield Planes("Eigenvalues", names, panels)
+        yield Planes("Eigenvalues", names, panels, hollow=[i for i, (_, then) in enumerate(moments) if then])
 
 
 def _criteria(entries: list[Entry]) -> Iterator[Block]:

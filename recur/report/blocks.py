@@ -157,6 +157,7 @@ class Planes:
         title: what is shown, for example "Eigenvalues".
         names: of the sets, as the legend shows them; each keeps its colour and marker by its position.
         panels: the planes.
+        hollow: positions of the sets that are drawn as rings, the others as dots; by default markers take turns.
 
     Raises:
         InputError: a panel with more or fewer sets than there are names.
@@ -165,6 +166,7 @@ class Planes:
     title: str
     names: Sequence[str]
     panels: Sequence[Plane]
+    hollow: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for panel in self.panels:

@@ -62,17 +62,20 @@ def plane_picture(block: Planes) -> PlanePicture:
     def at(value: float) -> float:
         return round(50 + 50 * value / reach, 2)
 
+    def shape(index: int) -> int:
+        return int(index in block.hollow) if block.hollow else index % 3
+
     def drawn(index: int, points: np.ndarray[tuple[int], np.dtype[np.complex128]]) -> PointSet:
         path = "".join(f"M{at(z.real):g} {at(-z.imag):g}h0" for z in points)
         largest = f"{np.abs(points).max():.3g}" if len(points) else ""
-        return PointSet(block.names[index], path, largest, index % 6, index % 3)
+        return PointSet(block.names[index], path, largest, index % 6, shape(index))
 
     return PlanePicture(
         reach=reach,
         ticks=[Tick(at(v), tick_text(v, step)) for v in values if abs(v) <= reach],
         radius=round(50 / reach, 2),
         panels=[[drawn(i, points) for i, points in enumerate(sets)] for sets in panels],
-        legend=[PointSet(name, "", "", i % 6, i % 3) for i, name in enumerate(block.names)],
+        legend=[PointSet(name, "", "", i % 6, shape(i)) for i, name in enumerate(block.names)],
     )
 
 
