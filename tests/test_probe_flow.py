@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -84,7 +85,10 @@ def test_a_run_says_what_was_foretold(tmp_path):
         # gates that start out for the lag hold a state over it, an Elman network of this size does not
         assert (network["flow"]["initial"]["horizon"] >= network["lag"]) == (network["cell"] == "gru")
     assert "horizon before training and longest lag learned, 4 cells and seeds: Spearman" in str(found)
-    assert "What the gradient flow foretold" in (tmp_path / "run" / "report.html").read_text()
+    page = re.sub("</?span>", "", (tmp_path / "run" / "report.html").read_text())
+    assert "What the gradient flow foretold" in page
+    assert "learned within the horizon: 0 of 4 networks, beyond it: 0 of 4" in str(found)
+    assert "recur probe latest --cell rnn,gru --lag 12,30 --seed 1,2 --hidden-size 8 --steps 3" in page
     without = recur.probe("latest", cell="rnn", lag=12, seed=1, flow=False, **options)
     assert "horizon" not in str(without)
     assert without.networks[0]["flow"] == {"initial": None, "trained": None}

@@ -1,5 +1,6 @@
 """The page of `recur probe`: accuracy or error by lag, and which lags each network learned."""
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from recur.report import Block, Command, Fact, LineChart, Report, Section, Series, Settings, Table
+from recur.tasks.options import flag
 from recur.tasks.probe_flow import WHEN
+from recur.tasks.probe_options import ProbeOptions
 from recur.tasks.probe_result import ProbeResult, cell_text, error_of, figure, foretold_text
 from recur.tasks.probe_train import LEARNED
 from recur.tasks.progress import duration
@@ -166,9 +169,19 @@ def _task(result: ProbeResult) -> Iterator[Block]:
     probe, lag = result.probe, min(result.options.lag)
     drawn = probe.draw(np.random.default_rng(0), 5, lag)
     yield Table("Rows of the shortest lag", ["is read", "is asked"], [list(row) for row in probe.written(drawn)])
-    given = {"--cell": result.options.cell, "--lag": result.options.lag, "--seed": result.options.seed}
-    flags = [word for name, values in given.items() for word in (name, ",".join(map(str, values)))]
-    yield Command(shlex.join(["recur", "probe", probe.name, *flags]))
+    yield Command(shlex.join(["recur", "probe", probe.name, *_flags(result.options)]))
+
+
+def _flags(options: ProbeOptions) -> Iterator[str]:
+    """Yield the flags of what is not at its default and makes the result."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name not in options.plain():
+            continue
+        if isinstance(value, bool):
+            yield flag(field.name) if value else f"--no-{flag(field.name)[2:]}"
+        else:
+            yield from (flag(field.name), ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 
 def _networks(result: ProbeResult) -> Table:

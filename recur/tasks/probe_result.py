@@ -141,11 +141,14 @@ def foretold_text(foretold: Foretold) -> str:
 
     when = {"initial": "before", "trained": "after"}[foretold.when]
     counts = foretold.counts
-    right = counts["foretold, learned"] + counts["not foretold, not learned"]
+    within, beyond = (
+        f"{counts[f'{name}, learned']} of {counts[f'{name}, learned'] + counts[f'{name}, not learned']}"
+        for name in ("foretold", "not foretold")
+    )
     return (
         f"horizon {when} training and longest lag learned, {len(foretold.horizons)} cells and seeds: "
         f"Spearman {shown(foretold.spearman)}, Pearson {shown(foretold.pearson)}; "
-        f"horizon beyond the lag or not as learned or not: {right} of {len(foretold.learned)} networks"
+        f"learned within the horizon: {within} networks, beyond it: {beyond}"
     )
 
 
