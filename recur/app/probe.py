@@ -17,10 +17,10 @@ def probe(task: str | None = None, /, **given: Any) -> None:
     task
         reber, adding, copy, order, latest, count or agreement.
     """
+    # torch takes a second to import, and a mistyped flag has no use for it
     from recur.data.probes import PROBES
     from recur.errors import InputError
 
-    # torch takes a second to import, and a mistyped flag has no use for it
     if task is None and not given.get("resume"):
         raise InputError(f"the task is missing: recur probe TASK, one of {', '.join(PROBES)}")
     options = make_options(ProbeOptions, given, "recur probe")

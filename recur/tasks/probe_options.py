@@ -3,11 +3,14 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recur.data.probes import Probe
 from recur.errors import InputError
 from recur.tasks.options import Optimizer, Schedule, TrainingOptions, flag, require
+
+if TYPE_CHECKING:
+    # it brings torch, which takes a second to import, and the flags have no use for it
+    from recur.data.probes import Probe
 
 # what may differ when a run is carried on: where it is, and how fast it goes
 FREE_ON_RESUME = ("out", "resume", "overwrite", "threads")
@@ -80,7 +83,7 @@ class ProbeOptions:
             threads=self.threads,
         )
 
-    def check(self, probe: Probe) -> None:
+    def check(self, probe: "Probe") -> None:
         """Raise InputError for a value out of its range, naming the flag."""
         for name in ("steps", "check_every", "layers", "hidden_size", "validation_rows", "test_rows"):
             require(self, name, lambda value: value >= 1, "at least 1")
