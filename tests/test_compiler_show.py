@@ -71,8 +71,8 @@ def arguments(cell: Cell):
 
 # the formula, read back
 
-GREEK = r"\\(?:zeta|nu|mu|alpha)(?![a-z])"
-NAME = rf"(?:\\tilde\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|\\mathrm\{{[^{{}}]+\}}|{GREEK}|[A-Za-z])"
+GREEK = ("zeta", "nu", "mu", "alpha", "beta", "gamma")
+NAME = rf"(?:\\tilde\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|\\mathrm\{{[^{{}}]+\}}|\\(?:{'|'.join(GREEK)})(?![a-z])|[A-Za-z])"
 INDEX = r"(?:_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\w))?"
 TOKEN = re.compile(
     rf"\s*(?:(?P<name>{NAME}'?{INDEX})|(?P<number>\d+(?:\.\d+)?)|(?P<sign>\\left\(|\\right\)|\\[A-Za-z]+|\\\\|\\,|.))"
@@ -183,7 +183,7 @@ def index(name: str) -> str:
 
 
 def symbol(name: str) -> str:
-    if name in ("zeta", "nu", "mu", "alpha"):
+    if name in GREEK:
         return f"\\{name}"
     return name if len(name) == 1 else f"\\mathrm{{{name.replace('_', chr(92) + '_')}}}"
 
