@@ -23,7 +23,7 @@ from recur.tasks.probe_options import FREE_ON_RESUME, ProbeOptions
 from recur.tasks.probe_report import compose_report
 from recur.tasks.probe_result import ProbeResult, verdict
 from recur.tasks.probe_train import Case, held_out, train_case
-from recur.tasks.progress import Progress
+from recur.tasks.progress import Progress, duration
 from recur.tasks.run import (
     carried_on,
     check_free,
@@ -180,7 +180,6 @@ class _Progress(Progress):
 
     def __init__(self, task: Probe, options: ProbeOptions, shown: Progress) -> None:
         super().__init__(stream=shown.stream)
-        self.left_for = "at most for all"
         self._steps = options.training().epochs * options.check_every
         self._task, self._after = task, 0.0
 
@@ -191,10 +190,13 @@ class _Progress(Progress):
         self._started = time.monotonic()
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
-        """Redraw the bar; the time left is that of all networks, should none of them end early."""
+        """Redraw the line; the time left is that of all networks, should none of them end early."""
+        if not self._due():
+            return
         done = (epoch - 1) * steps + step
         each = (time.monotonic() - self._started) / done
-        super().step(epoch, epochs, step, steps, loss, best, left + each * self._steps * self._after)
+        rest = duration(left + each * self._steps * self._after)
+        self._rewrite(f"{self.label}step {done}/{self._steps}  loss {loss:.4f}  at most {rest} left")
 
     def epoch(self, epochs: int, line: dict[str, Any], monitor: str, is_best: bool) -> None:
         """Leave the lines of single looks out."""

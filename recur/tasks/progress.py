@@ -19,20 +19,17 @@ class Progress:
         self.label = f"{label}  " if label else ""
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self.left_for = "for this network"
         self._drawn = 0.0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
         """Redraw the bar: epochs and steps from 1, the epoch's mean loss so far, the seconds left for this network."""
-        now = time.monotonic()
-        if not self.live or now - self._drawn < 0.1:
+        if not self._due():
             return
-        self._drawn = now
         full = round(20 * step / steps)
         bar = "━" * full + " " * (20 - full)
         self._rewrite(
             f"{self.label}epoch {epoch}/{epochs} {bar} {step}/{steps}  loss {loss:.4f}  "
-            f"{best}{duration(left)} left {self.left_for}"
+            f"{best}{duration(left)} left for this network"
         )
 
     def epoch(self, epochs: int, line: dict[str, Any], monitor: str, is_best: bool) -> None:
@@ -53,6 +50,14 @@ class Progress:
         if self.live:
             self._rewrite("")
         self._print(text + "\n")
+
+    def _due(self) -> bool:
+        """Whether the line of the running epoch is to be rewritten now."""
+        now = time.monotonic()
+        if not self.live or now - self._drawn < 0.1:
+            return False
+        self._drawn = now
+        return True
 
     def _rewrite(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
