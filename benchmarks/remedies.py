@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import recur
 from recur.gradients import clip_by_global_norm, nonfinite_gradients
-from recur.models.remedies import Remedies
+from recur.remedies import Remedies
 
 SYMBOLS, HIDDEN, ROWS = 4, 64, 32
 # of the gradient of a mean over the rows

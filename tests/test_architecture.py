@@ -22,6 +22,7 @@ ORDER = [
     "stream",
     "layers",
     "gradients",
+    "remedies",
     "models",
     "data",
     "report",

@@ -45,6 +45,11 @@ def fails(capsys, *tokens):
     return err
 
 
+def test_help_needs_no_torch():
+    code = "import sys, recur.app.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_the_main_path_in_processes_of_its_own(data, tmp_path):
     def recur(*tokens, **more):
         command = [sys.executable, "-m", "recur.app.main", *tokens]

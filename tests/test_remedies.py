@@ -10,7 +10,7 @@ from recur import InputError, load
 from recur.app.main import main
 from recur.cells import CELLS
 from recur.models.classifier import Classifier, ClassifierConfig
-from recur.models.remedies import Remedies
+from recur.remedies import Remedies
 from recur.tasks.classify_options import ClassifyOptions
 
 

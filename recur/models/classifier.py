@@ -11,7 +11,7 @@ from recur.errors import InputError, nearest
 from recur.layers.embedding import KINDS, TokenEmbedding
 from recur.layers.evidence import Evidence
 from recur.layers.pooling import POOLINGS, pool, pooled_size
-from recur.models.remedies import Remedies
+from recur.remedies import Remedies
 from recur.stream import as_rows
 
 # brings log-odds to about the size of the word vectors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recur.errors import InputError
-from recur.models.remedies import Remedies
+from recur.remedies import Remedies
 from recur.tasks.options import TrainingOptions, flag, require
 
 # what may differ when a run is carried on: where things are, and how fast it goes

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from recur.cells import CELLS, ClippedGradient, Zoneout, cell_named
 from recur.errors import InputError, nearest
-from recur.gradients.initialisation import chrono_, forget_bias_, identity_, orthogonal_
-from recur.layers import GRU, LSTM, RNN, Recurrent, make
+
+if TYPE_CHECKING:
+    from recur.layers import GRU, LSTM, RNN, Recurrent
+
+# cells and layers are imported inside the methods: the command line reads the options and has no use for torch
 
 Initialisation = Literal["default", "orthogonal", "identity"]
 
@@ -66,6 +68,8 @@ class Remedies:
 
     def check_cells(self, cells: Sequence[str], named: Callable[[str], str] = str) -> None:
         """Raise InputError for an option that none of the cells, by their names in CELLS, has a use for."""
+        from recur.cells import CELLS
+
         known = [CELLS[name]() for name in cells if name in CELLS]
         keeping, recurrent = any(cell.keep for cell in known), any(cell.recurrent_names for cell in known)
         gate, matrices = "a gate that keeps the state", "recurrent matrices"
@@ -79,7 +83,7 @@ class Remedies:
 
     def layer(
         self, cell: str, input_size: int, hidden_size: int, layers: int, **options: Any
-    ) -> Recurrent | RNN | LSTM | GRU:
+    ) -> "Recurrent | RNN | LSTM | GRU":
         """Return the recurrent layers with these remedies.
 
         Args:
@@ -92,6 +96,10 @@ class Remedies:
         Raises:
             InputError: no cell has that name.
         """
+        from recur.cells import ClippedGradient, Zoneout, cell_named
+        from recur.gradients.initialisation import chrono_, forget_bias_, identity_, orthogonal_
+        from recur.layers import Recurrent, make
+
         options |= {"recurrent_dropout": self.recurrent_dropout, "residual": self.residual}
         around = inside = cell_named(cell)
         if self.zoneout:
