@@ -22,3 +22,5 @@ default_role = "code"
 html_theme = "furo"
 html_title = "recur"
 exclude_patterns = ["_build"]
+# what a command prints is no shell: h' is a state after the step
+suppress_warnings = ["misc.highlighting_failure"]
