@@ -169,6 +169,43 @@ def test_short_products_agree_with_their_svd(n: int):
     assert step_spectrum(Steps(jacobians), 3) == pytest.approx(torch.linalg.svdvals(jacobians)[:, :3].numpy())
 
 
+def test_the_largest_singular_values_of_large_steps():
+    jacobians = torch.randn(20, 160, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    jacobians[:3] = rotation(160, 0) * torch.linspace(1, 2, 160, dtype=torch.float64)
+    jacobians[9] *= 1e-200
+    jacobians[12] = torch.outer(jacobians[12, 0], jacobians[12, 1])
+    jacobians[15] = 0
+    jacobians[17] = torch.eye(160)
+    exact = torch.linalg.svdvals(jacobians)[:, :4].numpy()
+    assert step_spectrum(Steps(jacobians), 4) == pytest.approx(exact, rel=1e-4, abs=1e-12 * exact[12, 0])
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_large_products_need_only_their_leading_terms(spread: float):
+    logs = spread * (0.1 * torch.randn(60, 140, dtype=torch.float64) + torch.linspace(1, -1, 140))
+    norms, values = product_spectrum(chain(logs), 8, WHOLE)
+    assert np.abs(values - sums(logs)[:, :8]).max() < 1e-6
+    assert np.array_equal(norms, values[:, 0])
+
+
+def test_what_is_left_out_of_a_large_product_may_come_back():
+    # twenty directions vanish below all others, and are the largest in the end
+    logs = torch.zeros(100, 140, dtype=torch.float64)
+    logs[50:, :20] = -2.0
+    logs[:50, :20] = torch.linspace(3, 4, 20)
+    _, values = product_spectrum(chain(logs, permutation), 6, WHOLE)
+    assert np.abs(values - sums(logs)[:, :6]).max() < 1e-6
+
+
+def test_what_a_large_product_hides_from_the_observed_part():
+    # h fades, c does not: what is left out is far below c, but not below h
+    rates = torch.cat([torch.linspace(-1.5, -1, 40), torch.linspace(-0.5, 0, 100)]).double()
+    norms, values = product_spectrum(Steps(rates.exp().diag().expand(80, 140, 140)), 3, slice(0, 40))
+    lags = np.arange(79, -1, -1)
+    assert np.abs(norms + lags).max() < 1e-6
+    assert np.abs(values - lags[:, None] * rates.sort(descending=True).values[:3].numpy()).max() < 1e-6
+
+
 def test_one_step():
     jacobians = Steps(torch.randn(1, 3, 3))
     norms, values = product_spectrum(jacobians, 3, WHOLE)
