@@ -86,6 +86,22 @@ def test_a_jordan_block_grows_before_it_fades():
     assert "transient" in flow.advice[0].evidence
 
 
+def test_a_shorter_truncation_is_told_by_the_distance_from_each_rows_own_end():
+    x = torch.randn(40, 9, 3, dtype=torch.float64)
+    flow = gradient_flow(linear(0.5 * EYE), {"input": x, "lengths": [40] + [8] * 8})
+    (advice,) = [one for one in flow.advice if one.remedy == "shorter truncation"]
+    assert "k2=12" in advice.argument
+    # 2^-lag of nine rows for 8 steps, of one row from then on
+    share = 2**-11 / (3 * (2 - 2**-7) + 2**-7)
+    assert advice.evidence.startswith(f"{share:.2%} of")
+
+
+def test_clipping_in_each_step_names_the_cell_and_the_option():
+    (advice,) = [one for one in flow_of(2 * EYE).advice if one.remedy == "clipping in each step"]
+    assert "recur.cells.ClippedGradient(cell, bound)" in advice.argument
+    assert "--clip-step BOUND" in advice.argument
+
+
 def test_a_nilpotent_matrix_forgets_after_as_many_steps_as_it_has_rows():
     flow = flow_of(torch.diag(torch.ones(3), 1), 10)
     np.testing.assert_allclose(flow.log_jacobian[-4:], 0, atol=1e-12)

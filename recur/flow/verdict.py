@@ -104,11 +104,12 @@ def _when_vanishing(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
     yield from _saturated(flow)
     yield from _depth(setting)
     if flow.horizon < flow.steps // 2:
+        window = max(2 * flow.horizon, 2)
         yield Advice(
             "shorter truncation",
-            f"recur.TruncatedBPTT(module, loss, k2={max(2 * flow.horizon, 2)})",
-            f"{_beyond(flow)} of the gradient of the recurrent weights comes from steps further back than "
-            f"{max(2 * flow.horizon, 2)}: a cut there costs little, and does not lengthen the memory",
+            f"recur.TruncatedBPTT(module, loss, k2={window})",
+            f"{_beyond(flow, window)} of the norms of dL/dh lies {window} steps or more before the rows' last: a cut "
+            "there costs little, and does not lengthen the memory",
             "Williams and Peng 1990, Neural Computation 2(4)",
         )
 
@@ -133,7 +134,7 @@ def _when_exploding(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
     step = float(np.nanmax(flow.step_singular_values[:, 0]))
     yield Advice(
         "clipping in each step",
-        "recur.cells.ClippedGradient(cell, bound)",
+        "recur.cells.ClippedGradient(cell, bound), --clip-step BOUND",
         f"a single step stretches a gradient up to {step:.3g} times; {growth}",
         "Graves 2013, arXiv:1308.0850, section 2.1",
     )
@@ -192,9 +193,12 @@ def _kept(flow: LayerFlow, keep: str) -> str:
     return f"gate {keep} keeps a state for {median:.3g} steps (median over units); "
 
 
-def _beyond(flow: LayerFlow) -> str:
-    far = flow.weight_share[: flow.steps - max(2 * flow.horizon, 2)]
-    return f"{float(far.sum()):.2%}" if np.isfinite(far).all() else "little"
+def _beyond(flow: LayerFlow, window: int) -> str:
+    """The share of the gradient of h that a window leaves out, by distance from each row's own last step."""
+    total = float(flow.lag_gradient.sum())
+    if not 0 < total < math.inf:
+        return "little"
+    return f"{float(flow.lag_gradient[window:].sum()) / total:.2%}"
 
 
 def _largest(flow: LayerFlow) -> tuple[float, float]:
