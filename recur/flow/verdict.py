@@ -62,7 +62,8 @@ def _when_healthy(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
 
 
 def _when_vanishing(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
-    reach = f"dh_T/dh_t falls below 1% after {flow.horizon} of {flow.steps} steps, {_rate(flow)}"
+    lag = min(flow.horizon + 1, flow.steps - 1)
+    reach = f"dh_T/dh_t is below 1% from {lag} of {flow.steps} steps back, {_rate(flow)}"
     keep = setting.keep.lstrip("-")
     if keep and setting.has_bias:
         kept = _kept(flow, keep)
