@@ -1,6 +1,7 @@
 """Gradient flow: known answers, agreement with autograd, and the module left as it was."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from recur import LSTM, RNN, Cell, InputError, Recurrent, State, gradient_flow
 from recur.cells import CELLS
 from recur.flow.jacobians import RowJacobians
 from recur.flow.measure import _run
+from recur.flow.result import GateUse
+from recur.flow.verdict import _saturated
 
 
 class Linear(Cell):
@@ -616,3 +619,18 @@ def test_what_cannot_be_measured_is_refused(text):
     module, inputs, options = BAD[text]
     with pytest.raises(InputError, match=text):
         gradient_flow(module, inputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("keep", "low", "high", "advised"),
+    [
+        ("f", 0.0, 0.9, False),
+        ("f", 0.9, 0.0, True),
+        ("-f", 0.0, 0.9, True),
+        ("-f", 0.9, 0.0, False),
+        ("", 0.3, 0.3, True),
+    ],
+)
+def test_a_gate_that_stands_where_it_keeps_the_state_is_not_called_saturated(keep, low, high, advised):
+    use = GateUse(0.5, np.ones(1), np.array([0.0, 1.0]), low, high)
+    assert bool(list(_saturated(SimpleNamespace(gates={"f": use}), keep))) == advised

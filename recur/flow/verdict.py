@@ -102,7 +102,7 @@ def _when_vanishing(flow: LayerFlow, setting: Setting) -> Iterator[Advice]:
             matrices,
             "Saxe et al. 2014, arXiv:1312.6120",
         )
-    yield from _saturated(flow)
+    yield from _saturated(flow, setting.keep)
     yield from _depth(setting)
     if flow.horizon < flow.steps // 2:
         window = max(2 * flow.horizon, 2)
@@ -172,12 +172,19 @@ def _depth(setting: Setting) -> Iterator[Advice]:
     yield Advice("fewer layers", f"--layers {setting.depth - 1}, num_layers={setting.depth - 1}", evidence, "as above")
 
 
-def _saturated(flow: LayerFlow) -> Iterator[Advice]:
-    worst = max(flow.gates, key=lambda name: flow.gates[name].low + flow.gates[name].high, default=None)
+def _saturated(flow: LayerFlow, keep: str) -> Iterator[Advice]:
+    def without_slope(name: str) -> float:
+        use = flow.gates[name]
+        if name != keep.lstrip("-"):
+            return use.low + use.high
+        # a gate that stands where it keeps the state remembers
+        return use.high if keep.startswith("-") else use.low
+
+    worst = max(flow.gates, key=without_slope, default=None)
     if worst is None:
         return
     use = flow.gates[worst]
-    if use.low + use.high > SATURATED:
+    if without_slope(worst) > SATURATED:
         yield Advice(
             "learning rate",
             "a lower --learning-rate, smaller inputs or weights",
