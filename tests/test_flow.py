@@ -603,6 +603,7 @@ BAD = {
         {"rows": 1},
     ),
     "`k` must be": (LSTM(3, 4), torch.randn(5, 2, 3), {"k": 0}),
+    "`every` must be": (LSTM(3, 4), torch.randn(5, 2, 3), {"every": 0}),
     "one number": (LSTM(3, 4), torch.randn(5, 2, 3), {"loss": lambda output: output[0]}),
     "must be finite, got inf": (LSTM(3, 4), torch.randn(5, 2, 3), {"loss": lambda o: o[0].square().sum() * math.inf}),
     "`input` must be": (Recurrent("lstm", 3, 4), torch.randn(5, 2, 7), {}),
@@ -634,3 +635,20 @@ def test_what_cannot_be_measured_is_refused(text):
 def test_a_gate_that_stands_where_it_keeps_the_state_is_not_called_saturated(keep, low, high, advised):
     use = GateUse(0.5, np.ones(1), np.array([0.0, 1.0]), low, high)
     assert bool(list(_saturated(SimpleNamespace(gates={"f": use}), keep))) == advised
+
+
+def test_spectra_at_some_steps_are_those_of_all_and_interpolated_between():
+    torch.manual_seed(0)
+    net, x = LSTM(3, 12, dtype=torch.float64), torch.randn(60, 2, 3, dtype=torch.float64)
+    full, some = gradient_flow(net, x, every=1), gradient_flow(net, x, every=4)
+    lags = np.arange(60)[::-1]
+    measured = (lags <= 8) | (lags % 4 == 0) | (lags == 59)
+    for name in ("log_jacobian", "log_singular_values"):
+        exact, found = getattr(full, name), getattr(some, name)
+        np.testing.assert_allclose(found[measured], exact[measured], atol=1e-9)
+        np.testing.assert_allclose(found, exact, atol=0.5)
+    # lag 10 lies half way from 8 to 12
+    np.testing.assert_allclose(some.log_jacobian[49], (full.log_jacobian[51] + full.log_jacobian[47]) / 2, atol=1e-9)
+    np.testing.assert_allclose(some.step_singular_values[::4], full.step_singular_values[::4])
+    np.testing.assert_allclose(some.step_singular_values[-1], full.step_singular_values[-1])
+    assert not np.isnan(some.step_singular_values).any()

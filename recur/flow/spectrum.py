@@ -15,6 +15,8 @@ from recur.flow.subspace import BATCH, GRAM, SMALL, Subspace
 Array = NDArray[np.float64]
 
 CHUNK_BYTES = 64 << 20
+# lags that are measured whatever `every` says
+DENSE = 8
 # rows e^-11 below a singular value change it by e^-22, 3e-10
 MARGIN = 11.0
 # a column's part that is not in those before it
@@ -40,7 +42,7 @@ class StepJacobians(Protocol):
         ...
 
 
-def product_spectrum(jacobians: StepJacobians, k: int, observed: slice) -> tuple[Array, Array]:
+def product_spectrum(jacobians: StepJacobians, k: int, observed: slice, every: int = 1) -> tuple[Array, Array]:
     """Measure how the last state depends on every earlier one.
 
     The products leave the range of float64 and their singular values drift hundreds of decades apart, so each is kept
@@ -53,6 +55,8 @@ def product_spectrum(jacobians: StepJacobians, k: int, observed: slice) -> tuple
         jacobians: the steps'.
         k: how many singular values, 1 .. n.
         observed: the part of the last state of which the norm is taken, such as h of an LSTM's h and c.
+        every: products are measured over the last 8 steps, from then on at every so many steps and at the first one;
+            logarithms between are interpolated.
 
     Returns:
         The natural logarithm of the spectral norm of ds_{T-1}[observed]/ds_t, [T], and of the singular values of all of
@@ -62,14 +66,14 @@ def product_spectrum(jacobians: StepJacobians, k: int, observed: slice) -> tuple
         InputError: k is not in 1 .. n, or a Jacobian is not finite, with its step.
     """
     _check(jacobians, k)
-    measured = _products(jacobians, _Product(jacobians.size, k, observed, cuts=jacobians.size > SMALL))
+    measured = _products(jacobians, _Product(jacobians.size, k, observed, cuts=jacobians.size > SMALL), every)
     if measured is None:
-        measured = _products(jacobians, _Product(jacobians.size, k, observed, cuts=False))
+        measured = _products(jacobians, _Product(jacobians.size, k, observed, cuts=False), every)
     assert measured is not None
     return measured
 
 
-def step_spectrum(jacobians: StepJacobians, k: int) -> Array:
+def step_spectrum(jacobians: StepJacobians, k: int, every: int = 1) -> Array:
     """Return the k largest singular values of every step's Jacobian, largest first, [T, k].
 
     Beyond n = 128 they are right to 1e-4 of their size, by subspace iteration with a Chebyshev filter (Zhou et al.
@@ -78,14 +82,24 @@ def step_spectrum(jacobians: StepJacobians, k: int) -> Array:
     Args:
         jacobians: the steps'.
         k: how many, 1 .. n.
+        every: one of so many steps is measured, and the last; logarithms between are interpolated.
 
     Raises:
         InputError: k is not in 1 .. n, or a Jacobian is not finite, with its step.
     """
     _check(jacobians, k)
     subspace = Subspace(jacobians.size, k)
-    values = [subspace(part) for _, chunk in _forwards(jacobians) for part in torch.split(chunk, BATCH)]
-    return np.asarray(torch.cat(values).numpy(), dtype=np.float64)
+    chosen = np.arange(jacobians.steps)
+    chosen = chosen[(chosen % every == 0) | (chosen == chosen[-1])]
+    values = []
+    for first, chunk in _forwards(jacobians):
+        own = chosen[(chosen >= first) & (chosen < first + len(chunk))] - first
+        values += [subspace(part) for part in torch.split(chunk if every == 1 else chunk[own], BATCH)]
+    measured = np.asarray(torch.cat(values).numpy(), dtype=np.float64)
+    if every == 1:
+        return measured
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.exp(_between(chosen, np.log(measured), jacobians.steps)))
 
 
 def lyapunov(jacobians: StepJacobians, k: int, seed: int = 0) -> tuple[Array, Array]:
@@ -135,16 +149,38 @@ def horizon(log_norm: Array) -> int:
     return int(outside[0]) - 1 if outside.size else len(log_norm)
 
 
-def _products(jacobians: StepJacobians, product: "_Product") -> tuple[Array, Array] | None:
+def _products(jacobians: StepJacobians, product: "_Product", every: int) -> tuple[Array, Array] | None:
     """What `product_spectrum` returns, None where too much was left out."""
-    norms, values = np.zeros(jacobians.steps), np.zeros((jacobians.steps, product.k))
+    steps = jacobians.steps
+    found, chosen = [np.zeros(1 + product.k)], [steps - 1]
     for step, jacobian in _backwards(jacobians):
         product.extend(jacobian)
+        lag = steps - step
+        if lag > DENSE and lag % every and step > 1:
+            continue
         measured = product.measure()
         if measured is None:
             return None
-        norms[step - 1], values[step - 1] = measured
-    return norms, values
+        norm, values = measured
+        found.append(np.concatenate([[norm], values]))
+        chosen.append(step - 1)
+    logs = _between(np.array(chosen[::-1]), np.array(found[::-1]), steps)
+    return logs[:, 0], logs[:, 1:]
+
+
+def _between(chosen: NDArray[np.int64], logs: Array, steps: int) -> Array:
+    """Logarithms [m, k] at the steps `chosen`, first to last among them, as [steps, k]: linear between."""
+    if len(chosen) == steps:
+        return logs
+    right = np.searchsorted(chosen, np.arange(steps))
+    left = np.maximum(right - (chosen[right] > np.arange(steps)), 0)
+    width = np.maximum(chosen[right] - chosen[left], 1)
+    share = ((np.arange(steps) - chosen[left]) / width)[:, None]
+    with np.errstate(invalid="ignore"):
+        result = (1 - share) * logs[left] + share * logs[right]
+    # 0 * -inf
+    result[chosen] = logs
+    return np.asarray(result)
 
 
 class _Product:
