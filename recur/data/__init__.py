@@ -1,4 +1,4 @@
-"""From files to tensors: tables, tokens, vocabularies, batches by length, streams, word vectors."""
+"""From files to tensors: tables, tokens, subwords, vocabularies, batches by length, streams, word vectors."""
 
 from recur.data.batches import Batch, LengthBatches
 from recur.data.reber import (
@@ -10,6 +10,7 @@ from recur.data.reber import (
 )
 from recur.data.sequences import Sequences, truncate
 from recur.data.stream import StreamFile, StreamWindows, Window, write_stream
+from recur.data.subwords import Subwords
 from recur.data.tables import Table, fingerprint, read_table
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vectors import WordVectors, one_hot_table, read_vectors
@@ -23,6 +24,7 @@ __all__ = [
     "Sequences",
     "StreamFile",
     "StreamWindows",
+    "Subwords",
     "Table",
     "Tokenizer",
     "Vocabulary",
