@@ -1,6 +1,6 @@
 """From files to tensors: tables, tokens, subwords, vocabularies, batches by length, streams, word vectors."""
 
-from recur.data.batches import Batch, LengthBatches
+from recur.data.batches import Batch, LengthBatches, PairBatch, PairBatches
 from recur.data.reber import (
     embedded_reber,
     embedded_reber_table,
@@ -21,6 +21,8 @@ __all__ = [
     "UNKNOWN",
     "Batch",
     "LengthBatches",
+    "PairBatch",
+    "PairBatches",
     "Sequences",
     "StreamFile",
     "StreamWindows",

@@ -1,5 +1,6 @@
 """Batches of sequences of like length, so that little of a batch is padding."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,8 +26,23 @@ class Batch(NamedTuple):
     """Numbers of the rows in the data, int64 [B]."""
 
 
-class LengthBatches:
-    """Batches of sequences of like length: each `iter()` is an epoch, in which every row comes exactly once.
+class PairBatch(NamedTuple):
+    """Some pairs of rows, laid out for a network."""
+
+    source: Tensor
+    """Ids, int64 [B, S]; 0 behind the end of each row."""
+    source_lengths: Tensor
+    """int64 [B]."""
+    target: Tensor
+    """Ids, int64 [B, T]; 0 behind the end of each row."""
+    target_lengths: Tensor
+    """int64 [B]."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which a batch has no use for
+    """Numbers of the pairs in the data, int64 [B]."""
+
+
+class ByLength(ABC):
+    """Batches of rows of like length: each `iter()` is an epoch, in which every row comes exactly once.
 
     With `shuffle`, the rows are shuffled, cut into even pools of about `pool` batches, sorted by length in each pool
     and cut into batches; the batches of the whole epoch are shuffled. The longest rows of all, a batch for each pool,
@@ -38,40 +54,24 @@ class LengthBatches:
     epoch left halfway it begins the same one again. One iterator at a time.
 
     Args:
-        sequences: ids of n rows.
-        labels: class of each row, n whole numbers; None if there are none.
+        lengths: what rows are sorted by, int64 [n].
+        ids: of all rows together, by which other data are known.
         batch_size: rows of a batch; the last batch cut may have fewer.
         seed: of the order.
         shuffle: False for evaluation and prediction.
         pool: batches sorted together, about; more of them give less padding and less random neighbours.
 
     Raises:
-        InputError: labels of another number than rows, or a size below 1.
-
-    >>> batches = LengthBatches(Sequences.of([[2], [3, 4, 5], [6, 7]]), [0, 1, 0], 2, seed=0, shuffle=False)
-    >>> [batch.tokens.tolist() for batch in batches]
-    [[[2, 0], [6, 7]], [[3, 4, 5]]]
+        InputError: a size below 1.
     """
 
     def __init__(
-        self,
-        sequences: Sequences,
-        labels: ArrayLike | None,
-        batch_size: int,
-        seed: int,
-        shuffle: bool = True,
-        pool: int = 50,
+        self, lengths: NDArray[np.int64], ids: int, batch_size: int, seed: int, shuffle: bool, pool: int
     ) -> None:
         for name, value in (("batch_size", batch_size), ("pool", pool)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        rows = len(sequences)
-        self.labels = np.full(rows, -1, dtype=np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
-        if self.labels.shape != (rows,):
-            raise InputError(
-                f"labels must be one for each of the {rows} sequences, got shape {list(self.labels.shape)}"
-            )
-        self.sequences = sequences
+        self._lengths, self._ids = lengths, ids
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -80,10 +80,18 @@ class LengthBatches:
         self.delivered = 0
         self._resumed = False
 
-    def __len__(self) -> int:
-        return -(-len(self.sequences) // self.batch_size)
+    @abstractmethod
+    def _batch(self, rows: NDArray[np.int64]) -> Any:
+        """Lay some rows out."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    @abstractmethod
+    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        """Return how many ids some rows have, and how many cells their rectangles."""
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
         # the caller may stop asking after the last batch, so the next epoch begins here and not behind the loop
         if len(self) and self.delivered >= len(self):
             self.set_epoch(self.epoch + 1)
@@ -94,9 +102,7 @@ class LengthBatches:
         while self.delivered < len(plan):
             rows = plan[self.delivered]
             self.delivered += 1
-            tokens, lengths = self.sequences.padded(rows)
-            arrays = (tokens, lengths, self.labels[rows], rows)
-            yield Batch(*(torch.from_numpy(array) for array in arrays))
+            yield self._batch(rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next `iter()` begin the epoch of this number."""
@@ -105,9 +111,9 @@ class LengthBatches:
     @property
     def padding_share(self) -> float:
         """The share of padding among all cells of the epoch's rectangles, 0..1; counted without laying them out."""
-        lengths = self.sequences.lengths
-        cells = sum(len(rows) * max(1, int(lengths[rows].max())) for rows in self._plan())
-        return 1 - int(lengths.sum()) / cells if cells else 0.0
+        counts = [self._cells(rows) for rows in self._plan()]
+        cells = sum(cells for _, cells in counts)
+        return 1 - sum(ids for ids, _ in counts) / cells if cells else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the epoch, and what it was counted in: plain numbers."""
@@ -129,8 +135,8 @@ class LengthBatches:
 
     def _identity(self) -> dict[str, int]:
         return {
-            "rows": len(self.sequences),
-            "ids": int(self.sequences.offsets[-1]),
+            "rows": len(self._lengths),
+            "ids": self._ids,
             "batch_size": self.batch_size,
             "seed": self.seed,
             "shuffle": int(self.shuffle),
@@ -139,7 +145,7 @@ class LengthBatches:
 
     def _plan(self) -> list[NDArray[np.int64]]:
         """Return the row numbers of each batch of the epoch."""
-        lengths = self.sequences.lengths
+        lengths = self._lengths
         if not self.shuffle:
             return self._cut(np.argsort(lengths, kind="stable"))
         generator = np.random.default_rng([self.seed, self.epoch])
@@ -156,3 +162,83 @@ class LengthBatches:
 
     def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+
+class LengthBatches(ByLength):
+    """Batches of sequences of like length, in the order of `ByLength`; yields a `Batch`.
+
+    Args:
+        sequences: ids of n rows.
+        labels: class of each row, n whole numbers; None if there are none.
+        batch_size, seed, shuffle, pool: see `ByLength`.
+
+    Raises:
+        InputError: labels of another number than rows, or a size below 1.
+
+    >>> batches = LengthBatches(Sequences.of([[2], [3, 4, 5], [6, 7]]), [0, 1, 0], 2, seed=0, shuffle=False)
+    >>> [batch.tokens.tolist() for batch in batches]
+    [[[2, 0], [6, 7]], [[3, 4, 5]]]
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        labels: ArrayLike | None,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        pool: int = 50,
+    ) -> None:
+        super().__init__(sequences.lengths, len(sequences.values), batch_size, seed, shuffle, pool)
+        rows = len(sequences)
+        self.labels = np.full(rows, -1, dtype=np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
+        if self.labels.shape != (rows,):
+            raise InputError(
+                f"labels must be one for each of the {rows} sequences, got shape {list(self.labels.shape)}"
+            )
+        self.sequences = sequences
+
+    def _batch(self, rows: NDArray[np.int64]) -> Batch:
+        tokens, lengths = self.sequences.padded(rows)
+        return Batch(*(torch.from_numpy(array) for array in (tokens, lengths, self.labels[rows], rows)))
+
+    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        return _cells(self._lengths[rows])
+
+
+class PairBatches(ByLength):
+    """Batches of pairs of sequences, of like length in both; in the order of `ByLength`, yields a `PairBatch`.
+
+    Args:
+        sources: ids of n rows.
+        targets: ids of n rows.
+        batch_size, seed, shuffle, pool: see `ByLength`; rows are sorted by the source, those alike by the target.
+
+    Raises:
+        InputError: not as many sources as targets, or a size below 1.
+
+    >>> batches = PairBatches(Sequences.of([[5], [6, 7]]), Sequences.of([[8, 9], [4]]), 2, seed=0, shuffle=False)
+    >>> [(batch.source.tolist(), batch.target.tolist()) for batch in batches]
+    [([[5, 0], [6, 7]], [[8, 9], [4, 0]])]
+    """
+
+    def __init__(
+        self, sources: Sequences, targets: Sequences, batch_size: int, seed: int, shuffle: bool = True, pool: int = 50
+    ) -> None:
+        if len(sources) != len(targets):
+            raise InputError(f"targets must be one for each of the {len(sources)} sources, got {len(targets)}")
+        both = sources.lengths * (int(targets.lengths.max(initial=0)) + 1) + targets.lengths
+        super().__init__(both, len(sources.values) + len(targets.values), batch_size, seed, shuffle, pool)
+        self.sources, self.targets = sources, targets
+
+    def _batch(self, rows: NDArray[np.int64]) -> PairBatch:
+        arrays = (*self.sources.padded(rows), *self.targets.padded(rows), rows)
+        return PairBatch(*(torch.from_numpy(array) for array in arrays))
+
+    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        pairs = [_cells(part.lengths[rows]) for part in (self.sources, self.targets)]
+        return pairs[0][0] + pairs[1][0], pairs[0][1] + pairs[1][1]
+
+
+def _cells(lengths: NDArray[np.int64]) -> tuple[int, int]:
+    return int(lengths.sum()), len(lengths) * max(1, int(lengths.max()))
