@@ -41,8 +41,10 @@ if TYPE_CHECKING:
         backend_info,
         checkpoint_plan,
     )
+    from recur.layers.attention import Attention
     from recur.layers.convert import convert, from_keras, to_keras
     from recur.layers.replace import replace
+    from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
     from recur.predictor import load
     from recur.stream import Stream
     from recur.tasks.probe import probe
@@ -65,6 +67,8 @@ _HOMES = {
         *("GRU", "LSTM", "RNN", "AllOutputs", "GRUCell", "LSTMCell", "LastOutput", "OutputMap", "RNNCell"),
         *("Recurrent", "backend_info", "checkpoint_plan", "convert", "from_keras", "replace", "to_keras"),
     ),
+    "recur.layers.attention": ("Attention",),
+    "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
     "recur.predictor": ("load",),
     "recur.stream": ("Stream",),
     "recur.tasks.probe": ("probe",),
@@ -76,7 +80,10 @@ __all__ = [
     "LSTM",
     "RNN",
     "AllOutputs",
+    "Attention",
     "Cell",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "GRUCell",
     "GradientFlow",
     "InputError",

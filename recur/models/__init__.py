@@ -1,5 +1,23 @@
 """Networks that answer a question: recurrent layers between an embedding and an answer."""
 
 from recur.models.classifier import Classifier, ClassifierConfig
+from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_rate
+from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, greedy, sample
+from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 
-__all__ = ["Classifier", "ClassifierConfig"]
+__all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "Decoder",
+    "DecoderConfig",
+    "DecoderState",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
+    "Hypothesis",
+    "StepModel",
+    "beam_search",
+    "draw",
+    "forcing_rate",
+    "greedy",
+    "sample",
+]
