@@ -1,5 +1,6 @@
 """From files to tensors: tables, tokens, subwords, vocabularies, batches by length, streams, word vectors."""
 
+from recur.data.aligned import AlignedFiles
 from recur.data.batches import Batch, LengthBatches, PairBatch, PairBatches
 from recur.data.reber import (
     embedded_reber,
@@ -19,6 +20,7 @@ from recur.data.vocabulary import PAD, UNKNOWN, Vocabulary, index_tokens
 __all__ = [
     "PAD",
     "UNKNOWN",
+    "AlignedFiles",
     "Batch",
     "LengthBatches",
     "PairBatch",

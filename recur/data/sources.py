@@ -1,6 +1,7 @@
 """Opening the files of users: plain or gzip, with errors that say what is wrong with the file."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,3 +51,12 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
                 yield cast(IO[bytes], unzipped)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path} is a damaged or cut gzip file ({error}); fetch or pack it again") from error
+
+
+def broken_text(text: str) -> str | None:
+    """Say which byte or escape in `text`, read with errors="surrogateescape", is not Unicode, if one is."""
+    if text.isascii() or not (found := re.search("[\ud800-\udfff]", text)):
+        return None
+    code = ord(found.group())
+    what = f"the byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, \\u{code:04x}"
+    return f"expected UTF-8, found {what}"

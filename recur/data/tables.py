@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from recur.data.sources import check_file, open_binary
+from recur.data.sources import broken_text, check_file, open_binary
 from recur.errors import InputError, MissingExtra, nearest
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -26,11 +26,21 @@ class Table:
     says where the row handed out last stands.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], skip_bad_rows: bool, filled: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        skip_bad_rows: bool,
+        filled: Sequence[str] = (),
+        header: bool = True,
+        quotes: bool = True,
+    ) -> None:
         self.path = path
         self.columns = list(columns)
         self.skip_bad_rows = skip_bad_rows
         self.filled = list(filled)
+        self.header = header
+        self.quotes = quotes
         self.place = ""
         self.skipped: list[str] = []
 
@@ -77,7 +87,13 @@ class Table:
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str], *, skip_bad_rows: bool = False, filled: Sequence[str] = ()
+    path: str | Path,
+    columns: Sequence[str],
+    *,
+    skip_bad_rows: bool = False,
+    filled: Sequence[str] = (),
+    header: bool = True,
+    quotes: bool = True,
 ) -> Table:
     """Open a table of texts: .csv, .tsv, .jsonl (or .ndjson), each also as .gz, or .parquet.
 
@@ -90,6 +106,8 @@ def read_table(
         columns: the names of the columns to read.
         skip_bad_rows: leave broken rows out and note them in `Table.skipped` instead of raising.
         filled: those of the columns in which a row without a value is a broken one.
+        header: False for CSV and TSV files that begin with data; their columns are called 1, 2 and so on.
+        quotes: False where double quotes in CSV and TSV files are ordinary characters.
 
     Returns:
         The table. File and header have been checked; rows are read and checked when it is iterated.
@@ -98,7 +116,7 @@ def read_table(
         InputError: no such file, another format, an empty file, or a column that is not there.
         MissingExtra: a Parquet file without duckdb.
     """
-    table = Table(Path(path), columns, skip_bad_rows, filled)
+    table = Table(Path(path), columns, skip_bad_rows, filled, header, quotes)
     format = _format(table.path)
     if format == ".parquet":
         with _parquet(table) as (_, names):
@@ -106,7 +124,7 @@ def read_table(
     else:
         with _text(table.path) as file:
             if format in (".csv", ".tsv"):
-                table.check(_header(table.path, _csv_reader(table.path, file)))
+                table.check(_names(table, _csv_reader(table, file)))
             elif not file.read(1):
                 raise InputError(f"{table.path} is empty; expected a JSON object in each line")
     return table
@@ -144,29 +162,27 @@ def _text(path: Path) -> Iterator[IO[str]]:
         yield text
 
 
-def _broken(text: str) -> str | None:
-    """Say which byte or escape in `text` is not Unicode, if one is."""
-    if text.isascii() or not (found := re.search("[\ud800-\udfff]", text)):
-        return None
-    code = ord(found.group())
-    what = f"the byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half a character, \\u{code:04x}"
-    return f"expected UTF-8, found {what}"
-
-
-def _csv_reader(path: Path, file: IO[str]) -> Any:
+def _csv_reader(table: Table, file: IO[str]) -> Any:
     # the limit is Python's guard against a quote that is never closed; the default, 128 kB, is below some honest texts
     csv.field_size_limit(1 << 28)
-    return csv.reader(file, delimiter="\t" if _format(path) == ".tsv" else ",", strict=True)
+    delimiter = "\t" if _format(table.path) == ".tsv" else ","
+    if not table.quotes:
+        return csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    return csv.reader(file, delimiter=delimiter, strict=True)
 
 
-def _header(path: Path, reader: Any) -> list[str]:
+def _names(table: Table, reader: Any) -> list[str]:
+    """Return the names of the columns, from the first row that is not blank."""
+    path, expected = table.path, "a header" if table.header else "fields"
     try:
         names = next((fields for fields in reader if fields), None)
     except csv.Error as error:
-        raise InputError(f"{path}, line 1: expected a header, found {_csv_problem(error)}") from error
+        raise InputError(f"{path}, line 1: expected {expected}, found {_csv_problem(error)}") from error
     if names is None:
         raise InputError(f"{path} is empty; expected a header line with the names of the columns")
-    if any(map(_broken, names)):
+    if not table.header:
+        return [str(number) for number in range(1, len(names) + 1)]
+    if any(map(broken_text, names)):
         raise InputError(f"{path}, line 1: expected a header in UTF-8, found other bytes; save the file as UTF-8")
     return [name.strip() for name in names]
 
@@ -187,8 +203,11 @@ def _csv_problem(error: csv.Error) -> str:
 
 def _read_csv(table: Table) -> Iterator[tuple[str, Row]]:
     with _text(table.path) as file:
-        reader = _csv_reader(table.path, file)
-        names = _header(table.path, reader)
+        reader = _csv_reader(table, file)
+        names = _names(table, reader)
+        if not table.header:
+            file.seek(0)
+            reader = _csv_reader(table, file)
         chosen = [(column, names.index(column)) for column in table.columns]
         while True:
             first = reader.line_num + 1
@@ -208,9 +227,10 @@ def _read_csv(table: Table) -> Iterator[tuple[str, Row]]:
             if not fields:
                 continue
             if len(fields) != len(names):
-                problem: str | None = f"expected {len(names)} fields as in the header, found {len(fields)}"
+                first_row = "header" if table.header else "first row"
+                problem: str | None = f"expected {len(names)} fields as in the {first_row}, found {len(fields)}"
             else:
-                problem = next(filter(None, (_broken(fields[i]) for _, i in chosen)), None)
+                problem = next(filter(None, (broken_text(fields[i]) for _, i in chosen)), None)
             if problem:
                 table.bad(_place(first, reader.line_num), problem)
             else:
@@ -236,7 +256,7 @@ def _read_json(table: Table) -> Iterator[tuple[str, Row]]:
 def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
     """Return the chosen values of an object, or what is wrong with it."""
     row: Row = {}
-    if problem := _broken(line):
+    if problem := broken_text(line):
         return row, problem
     try:
         value = json.loads(line)
@@ -254,7 +274,7 @@ def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
         if cell is None or isinstance(cell, dict | list):
             return row, f"expected text or a number as {column!r}, found {json.dumps(cell)[:40]}"
         row[column] = cell if isinstance(cell, str) else json.dumps(cell)
-        if problem := _broken(row[column]):
+        if problem := broken_text(row[column]):
             return row, problem
     return row, None
 
