@@ -1,13 +1,28 @@
 import json
+import mmap
+import os
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recur.data import PAD, UNKNOWN, Sequences, Vocabulary, index_tokens, truncate
-from recur.errors import InputError
+from recur.data import (
+    PAD,
+    UNKNOWN,
+    Indexer,
+    LengthBatches,
+    Sequences,
+    SequenceWriter,
+    Vocabulary,
+    index_tokens,
+    truncate,
+)
+from recur.errors import InputError, RunError
 
 quick = settings(max_examples=50, deadline=None)
 
@@ -146,3 +161,65 @@ def test_wrong_arguments_of_truncate() -> None:
         truncate(ids, 0)
     with pytest.raises(InputError, match="keep must be 'first' or 'last', got 'middle'"):
         Sequences.of([ids]).truncate(2, "middle")  # type: ignore[arg-type]
+
+
+@quick
+@given(token_lists, st.none() | st.integers(1, 4), st.integers(1, 3), st.integers(0, 12), st.data())
+def test_ids_in_a_file_are_those_in_memory(
+    texts: list[list[str]], size: int | None, min_count: int, in_memory: int, data: st.DataObject
+) -> None:
+    parts = data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
+    with tempfile.TemporaryDirectory() as folder:
+        indexers = Indexer(2), Indexer(2, folder, in_memory=in_memory)
+        for indexer in indexers:
+            for tokens, part in zip(texts, parts, strict=True):
+                indexer.add(tokens, part)
+        (vocabulary, here), (again, filed) = (indexer.finish(size, min_count) for indexer in indexers)
+        assert os.listdir(folder) == []
+        counted = [text for text, part in zip(texts, parts, strict=True) if part == 0]
+        assert vocabulary == again == Vocabulary.build(counted, size, min_count)
+        for number, (one, other) in enumerate(zip(here, filed, strict=True)):
+            own = [text for text, part in zip(texts, parts, strict=True) if part == number]
+            assert [row.tolist() for row in one] == [vocabulary.ids(text).tolist() for text in own]
+            assert one.values.tobytes() == other.values.tobytes()
+            assert one.offsets.tobytes() == other.offsets.tobytes()
+
+
+def test_batches_from_a_file_are_those_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recur.data.mapped.RESIDENT", 1)  # memory is given back after every batch
+    monkeypatch.setattr("recur.data.sequences.CHUNK", 7)  # the file is written in many pieces
+    rows = [[1 + (i * j) % 17 for j in range(i % 9)] for i in range(200)]
+    writer = SequenceWriter(tmp_path, in_memory=10)
+    for row in rows:
+        writer.append(row)
+    filed = writer.finish()
+    assert isinstance(filed.values.base, np.memmap | mmap.mmap)
+    for one, other in ((Sequences.of(rows), filed), (Sequences.of(rows).truncate(4), filed.truncate(4))):
+        both = (LengthBatches(sequences, np.arange(200) % 3, 8, seed=3) for sequences in (one, other))
+        for a, b in zip(*both, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_where_words_are_too_many_the_rare_ones_are_dropped_and_no_id_is_that_of_another_word(tmp_path: Path) -> None:
+    texts = [[f"often{i % 3}", f"once{i}", f"often{i % 2}", f"seldom{i % 40}"] for i in range(400)]
+    for folder in (None, tmp_path):
+        indexer = Indexer(folder=folder, most_words=60, in_memory=50)
+        for tokens in texts:
+            indexer.add(tokens)
+        vocabulary, (rows,) = indexer.finish(size=5)
+        assert indexer.dropped >= 1
+        assert vocabulary.words[:3] == ["often0", "often1", "often2"]
+        for tokens, row in zip(texts, rows, strict=True):
+            for token, id in zip(tokens, row.tolist(), strict=True):
+                assert vocabulary.token(id) in (token, UNKNOWN)
+                assert token not in vocabulary.words[:3] or vocabulary.token(id) == token
+    few = Indexer(most_words=60)
+    few.add(["a", "b"])
+    few.finish()
+    assert few.dropped == 0
+
+
+def test_a_folder_without_room_for_the_ids_is_named(tmp_path: Path) -> None:
+    writer = SequenceWriter(tmp_path / "gone", in_memory=2)
+    with pytest.raises(RunError, match=r"gone must have room for the ids of the texts, 12 bytes so far: No such file"):
+        writer.append([1, 2, 3])

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from recur.data import Batch
+from recur.data import Batch, Sequences
 from recur.layers.evidence import Evidence
 from recur.models import Classifier, ClassifierConfig
-from recur.tasks.classify_model import ClassifyObjective
+from recur.tasks.baselines import Part
+from recur.tasks.classify_model import ClassifyObjective, count_evidence
 
 TEXTS = [[5, 7, 9], [5, 8], [6, 7, 9, 9], [6, 8]]
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -39,6 +40,15 @@ def test_a_text_is_left_out_of_its_own_counts():
     assert evidence(text, own=LABELS[2:3])[0, 3, 1] == 0
     # 6 is in another text of class 1 too
     assert torch.allclose(evidence(text, own=LABELS[2:3])[0, 0, 0], torch.tensor(math.log(2 / 1)))
+
+
+@pytest.mark.parametrize("ids", [1, 3, 5, 100])
+def test_a_training_part_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch, ids: int):
+    monkeypatch.setattr("recur.tasks.classify_model.COUNTED_IDS", ids)
+    evidence = Evidence(2, 2, 1000)
+    count_evidence(evidence, Part(Sequences.of(TEXTS), LABELS.numpy()))
+    for name, counts in counted(2).state_dict().items():
+        assert torch.equal(evidence.state_dict()[name], counts)
 
 
 def test_no_ngram_crosses_texts_or_padding():

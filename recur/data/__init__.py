@@ -9,22 +9,24 @@ from recur.data.reber import (
     is_reber,
     write_reber_files,
 )
-from recur.data.sequences import Sequences, truncate
+from recur.data.sequences import Sequences, SequenceWriter, truncate
 from recur.data.stream import StreamFile, StreamWindows, Window, write_stream
 from recur.data.subwords import Subwords
 from recur.data.tables import Table, fingerprint, read_table
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vectors import WordVectors, one_hot_table, read_vectors
-from recur.data.vocabulary import PAD, UNKNOWN, Vocabulary, index_tokens
+from recur.data.vocabulary import PAD, UNKNOWN, Indexer, Vocabulary, index_tokens
 
 __all__ = [
     "PAD",
     "UNKNOWN",
     "AlignedFiles",
     "Batch",
+    "Indexer",
     "LengthBatches",
     "PairBatch",
     "PairBatches",
+    "SequenceWriter",
     "Sequences",
     "StreamFile",
     "StreamWindows",

@@ -1,5 +1,6 @@
 """Batches of sequences of like length, so that little of a batch is padding."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from recur.data.sequences import Sequences
 from recur.errors import InputError
+
+Rows = NDArray[np.integer[Any]]
 
 
 class Batch(NamedTuple):
@@ -54,8 +57,8 @@ class ByLength(ABC):
     epoch left halfway it begins the same one again. One iterator at a time.
 
     Args:
-        lengths: what rows are sorted by, int64 [n].
-        ids: of all rows together, by which other data are known.
+        parts: the sequences that make up a row, one of each.
+        keys: what rows are sorted by, int64 [n].
         batch_size: rows of a batch; the last batch cut may have fewer.
         seed: of the order.
         shuffle: False for evaluation and prediction.
@@ -66,12 +69,19 @@ class ByLength(ABC):
     """
 
     def __init__(
-        self, lengths: NDArray[np.int64], ids: int, batch_size: int, seed: int, shuffle: bool, pool: int
+        self,
+        parts: tuple[Sequences, ...],
+        keys: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        pool: int,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("pool", pool)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        self._lengths, self._ids = lengths, ids
+        self._parts, self._keys = parts, _narrow(keys)
+        self._ids = sum(int(part.lengths.sum()) for part in parts)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -79,17 +89,14 @@ class ByLength(ABC):
         self.epoch = 0
         self.delivered = 0
         self._resumed = False
+        self._planned: tuple[int, Rows, Rows] | None = None
 
     @abstractmethod
     def _batch(self, rows: NDArray[np.int64]) -> Any:
         """Lay some rows out."""
 
-    @abstractmethod
-    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
-        """Return how many ids some rows have, and how many cells their rectangles."""
-
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self.batch_size)
+        return -(-len(self._keys) // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         # the caller may stop asking after the last batch, so the next epoch begins here and not behind the loop
@@ -98,11 +105,11 @@ class ByLength(ABC):
         elif not self._resumed:
             self.delivered = 0
         self._resumed = False
-        plan = self._plan()
-        while self.delivered < len(plan):
-            rows = plan[self.delivered]
+        order, turns = self._plan()
+        while self.delivered < len(turns):
+            start = int(turns[self.delivered]) * self.batch_size
             self.delivered += 1
-            yield self._batch(rows)
+            yield self._batch(order[start : start + self.batch_size].astype(np.int64))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next `iter()` begin the epoch of this number."""
@@ -111,9 +118,14 @@ class ByLength(ABC):
     @property
     def padding_share(self) -> float:
         """The share of padding among all cells of the epoch's rectangles, 0..1; counted without laying them out."""
-        counts = [self._cells(rows) for rows in self._plan()]
-        cells = sum(cells for _, cells in counts)
-        return 1 - sum(ids for ids, _ in counts) / cells if cells else 0.0
+        if not len(self):
+            return 0.0
+        order, _ = self._plan()
+        starts = np.arange(0, len(order), self.batch_size)
+        sizes = np.diff(starts, append=len(order))
+        longest = (np.maximum.reduceat(_narrow(part.lengths)[order], starts) for part in self._parts)
+        cells = sum(int((np.maximum(steps, 1) * sizes).sum()) for steps in longest)
+        return 1 - self._ids / cells
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the epoch, and what it was counted in: plain numbers."""
@@ -135,7 +147,7 @@ class ByLength(ABC):
 
     def _identity(self) -> dict[str, int]:
         return {
-            "rows": len(self._lengths),
+            "rows": len(self._keys),
             "ids": self._ids,
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -143,25 +155,30 @@ class ByLength(ABC):
             "pool": self.pool,
         }
 
-    def _plan(self) -> list[NDArray[np.int64]]:
-        """Return the row numbers of each batch of the epoch."""
-        lengths = self._lengths
+    def _plan(self) -> tuple[Rows, Rows]:
+        """Return the rows in the order in which they are cut into batches, and the batches in that of their turns."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = None  # its memory is needed for the next one
+            self._planned = (self.epoch, *self._drawn())
+        return self._planned[1:]
+
+    def _drawn(self) -> tuple[Rows, Rows]:
+        keys = self._keys
         if not self.shuffle:
-            return self._cut(np.argsort(lengths, kind="stable"))
+            return _narrow(np.argsort(keys, kind="stable")), np.arange(len(self))
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(lengths))
-        order = order[np.argsort(lengths[order], kind="stable")]
+        order = _narrow(generator.permutation(len(keys)))
+        order = order[np.argsort(keys[order], kind="stable")]
         # texts have a long tail: left in the pools, a few very long rows would stretch one batch in every pool
         pools = max(1, round(len(self) / self.pool))
         batches = len(self) - pools
-        rest = generator.permutation(order[: batches * self.batch_size])
-        number = np.arange(len(rest)) // self.batch_size * pools // max(1, batches)
-        rest = rest[np.lexsort((lengths[rest], number))]
-        plan = self._cut(np.concatenate((rest, order[len(rest) :])))
-        return [plan[i] for i in generator.permutation(len(plan))]
-
-    def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        rest = order[: batches * self.batch_size]
+        rest[:] = generator.permutation(rest)
+        # pool p has the batches b with p = b * pools // batches
+        for ends in itertools.pairwise(-(-p * batches // pools) * self.batch_size for p in range(pools + 1)):
+            pool = rest[slice(*ends)]
+            pool[:] = pool[np.argsort(keys[pool], kind="stable")]
+        return order, generator.permutation(len(self))
 
 
 class LengthBatches(ByLength):
@@ -189,9 +206,12 @@ class LengthBatches(ByLength):
         shuffle: bool = True,
         pool: int = 50,
     ) -> None:
-        super().__init__(sequences.lengths, len(sequences.values), batch_size, seed, shuffle, pool)
+        super().__init__((sequences,), sequences.lengths, batch_size, seed, shuffle, pool)
         rows = len(sequences)
-        self.labels = np.full(rows, -1, dtype=np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
+        # as narrow as they come: a batch's are widened, not all
+        self.labels = np.full(rows, -1, dtype=np.int8) if labels is None else np.asarray(labels)
+        if self.labels.dtype.kind not in "iu":
+            self.labels = self.labels.astype(np.int64)
         if self.labels.shape != (rows,):
             raise InputError(
                 f"labels must be one for each of the {rows} sequences, got shape {list(self.labels.shape)}"
@@ -200,10 +220,8 @@ class LengthBatches(ByLength):
 
     def _batch(self, rows: NDArray[np.int64]) -> Batch:
         tokens, lengths = self.sequences.padded(rows)
-        return Batch(*(torch.from_numpy(array) for array in (tokens, lengths, self.labels[rows], rows)))
-
-    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
-        return _cells(self._lengths[rows])
+        arrays = (tokens, lengths, self.labels[rows].astype(np.int64), rows)
+        return Batch(*(torch.from_numpy(array) for array in arrays))
 
 
 class PairBatches(ByLength):
@@ -228,17 +246,14 @@ class PairBatches(ByLength):
         if len(sources) != len(targets):
             raise InputError(f"targets must be one for each of the {len(sources)} sources, got {len(targets)}")
         both = sources.lengths * (int(targets.lengths.max(initial=0)) + 1) + targets.lengths
-        super().__init__(both, len(sources.values) + len(targets.values), batch_size, seed, shuffle, pool)
+        super().__init__((sources, targets), both, batch_size, seed, shuffle, pool)
         self.sources, self.targets = sources, targets
 
     def _batch(self, rows: NDArray[np.int64]) -> PairBatch:
         arrays = (*self.sources.padded(rows), *self.targets.padded(rows), rows)
         return PairBatch(*(torch.from_numpy(array) for array in arrays))
 
-    def _cells(self, rows: NDArray[np.int64]) -> tuple[int, int]:
-        pairs = [_cells(part.lengths[rows]) for part in (self.sources, self.targets)]
-        return pairs[0][0] + pairs[1][0], pairs[0][1] + pairs[1][1]
 
-
-def _cells(lengths: NDArray[np.int64]) -> tuple[int, int]:
-    return int(lengths.sum()), len(lengths) * max(1, int(lengths.max()))
+def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return whole numbers from 0 on in the smallest type that holds them: a sort of two bytes is much faster."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))

@@ -42,7 +42,7 @@ class Evidence(nn.Module):
         self.register_buffer("totals", torch.zeros(classes, dtype=torch.int32))
 
     def count(self, values: Tensor, lengths: Tensor, labels: Tensor) -> None:
-        """Count the training part anew.
+        """Add texts of the training part to the counts.
 
         Args:
             values: the ids of all texts, one after the other, int64 [sum of lengths].
@@ -52,14 +52,14 @@ class Evidence(nn.Module):
         text = torch.repeat_interleave(lengths)
         start = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
         step = torch.arange(len(values)) - start
-        self.totals.copy_(torch.bincount(labels, minlength=self.classes))
+        self.totals += torch.bincount(labels, minlength=self.classes)
         for n in range(1, self.ngrams + 1):
             # no n-gram reaches over the start of its text
             bucket = self._bucket(values, n) * (step >= n - 1)
             once = torch.unique(text * (self.buckets + 1) + bucket)
             cell = once % (self.buckets + 1) * self.classes + labels[once // (self.buckets + 1)]
             counts = torch.bincount(cell, minlength=(self.buckets + 1) * self.classes)
-            self.texts[n - 1].copy_(counts.view(self.buckets + 1, self.classes))
+            self.texts[n - 1] += counts.view(self.buckets + 1, self.classes)
             self.texts[n - 1, 0] = 0
 
     def forward(self, ids: Tensor, own: Tensor | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from recur.cells import cell_named
@@ -21,7 +20,7 @@ from recur.report import write_report
 from recur.tasks.baselines import ngram_table_growth, run_baselines
 from recur.tasks.checkpoint import seed_all
 from recur.tasks.classify_data import Corpus, read_corpus, read_test
-from recur.tasks.classify_model import ClassifyObjective, describe, network_config, probabilities
+from recur.tasks.classify_model import ClassifyObjective, count_evidence, describe, network_config, probabilities
 from recur.tasks.classify_options import FREE_ON_RESUME, ClassifyOptions
 from recur.tasks.classify_report import compose_report
 from recur.tasks.classify_result import Member, Result, Trained, member_metrics, run_metrics
@@ -174,7 +173,7 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
     texts = cut[0].sequences
     if network.evidence:
         # no more rows than there can be n-grams, so that small data make small files
-        rows = min(options.evidence_buckets, max(1024, 1 << len(texts.values).bit_length()))
+        rows = min(options.evidence_buckets, max(1024, 1 << int(texts.lengths.sum()).bit_length()))
         network = dataclasses.replace(network, evidence_buckets=rows)
     model = Classifier(network, matrix=None if matrix is None else torch.from_numpy(matrix))
     if not (options.resume and (folder / "trainer.ckpt").exists()):
@@ -184,8 +183,7 @@ def _train_member(options: ClassifyOptions, corpus: Corpus, vectors: WordVectors
     if coverage is not None:
         progress.say(f"{coverage:.1%} of the {len(encoder.vocabulary.words)} words have a vector in {options.vectors}")
     if model.evidence is not None:
-        counted = (texts.values, texts.lengths, cut[0].labels)
-        model.evidence.count(*(torch.from_numpy(np.asarray(values, dtype=np.int64)) for values in counted))
+        count_evidence(model.evidence, cut[0])
     batches = LengthBatches(*cut[0], options.batch_size, seed)
     padding_share = batches.padding_share
     objective = ClassifyObjective(model)

@@ -1,5 +1,6 @@
 """The classifier in its run: the objective of its training, its predictions, and the way back from the run folder."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +19,15 @@ from recur.data.vocabulary import Vocabulary
 from recur.errors import RecurError, RunError
 from recur.flow.measure import watch_gradients
 from recur.flow.result import LayerWatch
+from recur.layers.evidence import Evidence
 from recur.models.classifier import Classifier, ClassifierConfig
+from recur.tasks.baselines import Part
 from recur.tasks.classify_data import Encoder
 from recur.tasks.classify_options import ClassifyOptions
 from recur.tasks.run import load_model, read_config
 
 Probabilities = NDArray[np.float32]
+COUNTED_IDS = 1 << 22
 WATCHED_ROWS = 8  # so many rows of a batch tell where its gradients go
 
 
@@ -63,6 +67,16 @@ def network_config(options: ClassifyOptions, vocabulary_size: int, classes: int,
     shared = {name: getattr(options, name) for name in ClassifierConfig.__dataclass_fields__ if hasattr(options, name)}
     given = {"vocabulary_size": vocabulary_size, "classes": classes, "cell": options.cell[0]}
     return ClassifierConfig(**shared | given | ({} if width is None else {"embedding_size": width}))
+
+
+def count_evidence(evidence: Evidence, part: Part) -> None:
+    """Count the training part, about so many ids at a time that they fit into memory with all that is made of them."""
+    ends = part.sequences.offsets
+    bounds = np.searchsorted(ends, np.arange(0, ends[-1] + COUNTED_IDS, COUNTED_IDS)).clip(max=len(part.labels))
+    for first, last in itertools.pairwise(np.unique(np.append(bounds, len(part.labels)))):
+        texts = part.sequences.take(np.arange(first, last))
+        counted = (texts.values, texts.lengths, part.labels[first:last])
+        evidence.count(*(torch.from_numpy(numbers.astype(np.int64)) for numbers in counted))
 
 
 @torch.no_grad()
