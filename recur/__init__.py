@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from recur.layers.convert import convert, from_keras, to_keras
     from recur.layers.replace import replace
     from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
-    from recur.predictor import load
     from recur.stream import Stream
+    from recur.tasks.predictor import load
     from recur.tasks.probe import probe
 
 __version__ = "0.1.0"
@@ -69,7 +69,7 @@ _HOMES = {
     ),
     "recur.layers.attention": ("Attention",),
     "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
-    "recur.predictor": ("load",),
+    "recur.tasks.predictor": ("load",),
     "recur.stream": ("Stream",),
     "recur.tasks.probe": ("probe",),
 }

@@ -29,7 +29,6 @@ ORDER = [
     "flow",
     "tasks",
     "lightning",
-    "predictor",
     "bench",
     "app",
 ]

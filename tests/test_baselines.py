@@ -8,7 +8,7 @@ import torch
 
 from recur.data.sequences import Sequences
 from recur.errors import InputError, MissingExtra
-from recur.tasks.baselines import BASELINES, Baseline, Part, run_baselines
+from recur.tasks.classify.baselines import BASELINES, Baseline, Part, run_baselines
 
 EMPTY = Part(Sequences.of([]), np.zeros(0, np.int64))
 

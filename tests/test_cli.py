@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import subprocess
@@ -9,7 +10,7 @@ import torch
 
 from recur.app import main as cli
 from recur.app.main import main
-from recur.tasks.classify_options import ClassifyOptions
+from recur.tasks.classify.options import ClassifyOptions
 
 torch.set_num_threads(1)
 
@@ -154,7 +155,7 @@ def test_flags_override_the_toml_file(data, tmp_path, capsys):
 
 def test_lists_are_given_with_commas_or_by_repeating(monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "_train", lambda options, train: seen.append(options))
+    monkeypatch.setattr(cli, "_train", lambda name, options: seen.append(options))
     for tokens in (
         ["--cell", "rnn,gru", "--seed", "1,2"],
         ["--cell", "rnn", "--cell", "gru", "--seed", "1", "--seed", "2"],
@@ -166,7 +167,7 @@ def test_lists_are_given_with_commas_or_by_repeating(monkeypatch):
 def test_help_names_every_option(capsys):
     assert main(["train", "classify", "--help"]) == 0
     text = capsys.readouterr().out
-    for name in ClassifyOptions.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(ClassifyOptions)):
         assert f"--{name.replace('_', '-')}" in text
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == "0.1.0"

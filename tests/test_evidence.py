@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 from recur.data import Batch, Sequences
 from recur.layers.evidence import Evidence
 from recur.models import Classifier, ClassifierConfig
-from recur.tasks.baselines import Part
-from recur.tasks.classify_model import ClassifyObjective, count_evidence
+from recur.tasks.classify.baselines import Part
+from recur.tasks.classify.model import ClassifyObjective, count_evidence
 
 TEXTS = [[5, 7, 9], [5, 8], [6, 7, 9, 9], [6, 8]]
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -44,7 +44,7 @@ def test_a_text_is_left_out_of_its_own_counts():
 
 @pytest.mark.parametrize("ids", [1, 3, 5, 100])
 def test_a_training_part_is_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch, ids: int):
-    monkeypatch.setattr("recur.tasks.classify_model.COUNTED_IDS", ids)
+    monkeypatch.setattr("recur.tasks.classify.model.COUNTED_IDS", ids)
     evidence = Evidence(2, 2, 1000)
     count_evidence(evidence, Part(Sequences.of(TEXTS), LABELS.numpy()))
     for name, counts in counted(2).state_dict().items():

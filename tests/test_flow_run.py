@@ -124,7 +124,7 @@ def test_another_version_leaves_the_start_unknown(watched, tmp_path):
 
 
 def test_the_flow_is_that_of_the_runs_loss_on_the_rows_given(watched, data):
-    (flow,) = flows_of(watched, FlowData(file=data, rows=7, text="review", label="stars")).values()
+    (flow,) = flows_of(watched, FlowData(data, 7, {"text": "review", "label": "stars"})).values()
     predictor = recur.load(watched)
     rows = [line.split(",") for line in data.read_text().splitlines()[1:]]
     chosen = [rows[i] for i in np.linspace(0, 79, 7).astype(int)]

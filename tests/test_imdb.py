@@ -8,7 +8,9 @@ import pytest
 
 import recur
 from recur.data import read_table
-from recur.tasks.classify import ClassifyOptions, train_classify
+from recur.tasks.classify.options import ClassifyOptions
+from recur.tasks.classify.task import CLASSIFY
+from recur.tasks.job import train_run
 
 
 @pytest.mark.data
@@ -19,7 +21,8 @@ def test_reviews_are_learned_from_a_table(data_folder, tmp_path):
             writer = csv.DictWriter(out, ["text", "label"])
             writer.writeheader()
             writer.writerows(islice(read_table(data_folder / "imdb" / f"{part}.csv.gz", ["text", "label"]), count))
-    folder = train_classify(
+    folder = train_run(
+        CLASSIFY,
         ClassifyOptions(
             train=tmp_path / "train.csv",
             test=tmp_path / "test.csv",
@@ -32,7 +35,7 @@ def test_reviews_are_learned_from_a_table(data_folder, tmp_path):
             learning_rate=0.003,
             threads=1,
             vectors=data_folder / "wordvecs" / "glove.6B.50d.top9k.txt.gz",
-        )
+        ),
     )
     found = json.loads((folder / "metrics.json").read_text())
     assert found["test"]["accuracy"] > 0.75

@@ -7,7 +7,7 @@ from recur.data.sequences import Sequences
 from recur.layers.embedding import TokenEmbedding
 from recur.layers.pooling import pool
 from recur.models import Classifier, ClassifierConfig
-from recur.tasks.baselines import ngram_table_growth
+from recur.tasks.classify.baselines import ngram_table_growth
 
 CODES = {"我": 2, "爱": 3, "你": 4}
 TEXTS = torch.tensor([[CODES[sign] for sign in text] for text in ("我爱你", "你爱我")])

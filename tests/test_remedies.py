@@ -11,7 +11,7 @@ from recur.app.main import main
 from recur.cells import CELLS
 from recur.models.classifier import Classifier, ClassifierConfig
 from recur.remedies import Remedies
-from recur.tasks.classify_options import ClassifyOptions
+from recur.tasks.classify.options import ClassifyOptions
 
 
 def test_a_layer_has_what_was_asked_for():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -7,10 +8,12 @@ import torch
 
 import recur
 from recur.errors import InputError, RunError
-from recur.tasks.classify import ClassifyOptions, resumed_options, train_classify
-from recur.tasks.classify_data import split
-from recur.tasks.classify_result import summary
+from recur.tasks.classify.data import split
+from recur.tasks.classify.options import ClassifyOptions
+from recur.tasks.classify.task import CLASSIFY
 from recur.tasks.figures import mean_interval, score, wilson
+from recur.tasks.job import resumed_options, train_run
+from recur.tasks.job_result import summary
 from recur.tasks.options import field_docs, make_options, read_toml
 
 torch.set_num_threads(1)
@@ -41,7 +44,7 @@ def files(tmp_path):
 def run(files, tmp_path, **options):
     train, test = files
     given = SMALL | {"train": train, "test": test, "out": tmp_path / "run"} | options
-    return train_classify(ClassifyOptions(**given))
+    return train_run(CLASSIFY, ClassifyOptions(**given))
 
 
 def metrics(folder):
@@ -66,7 +69,7 @@ def test_metrics_hold_what_was_found(files, tmp_path):
         "config.json", "model.safetensors", "metrics.json", "metrics.jsonl", "report.html", "trainer.ckpt",
         "gradients.jsonl",
     }  # fmt: skip
-    table = summary(found)
+    table = summary(found, CLASSIFY.figure)
     assert "lstm-1" in table
     assert "baseline nb-svm" in table
 
@@ -111,7 +114,7 @@ def test_several_cells_and_seeds_make_a_table_with_intervals(files, tmp_path):
         assert (folder / name / "report.html").exists()
         assert recur.load(folder / name).labels == ["neg", "pos"]
     assert recur.load(folder).folder == folder / found["best"]
-    assert "rnn, mean of 2" in summary(found)
+    assert "rnn, mean of 2" in summary(found, CLASSIFY.figure)
 
 
 def test_a_single_seed_has_no_interval_of_its_mean(files, tmp_path):
@@ -204,7 +207,7 @@ BAD = {
     "one-hot": ({"embedding": "one-hot", "ngrams": 2}, "--embedding one-hot has no vectors to go with --ngrams"),
     "twice": ({"seed": (1, 1)}, "--seed must name each one once, got 1, 1"),
     "size": ({"hidden_size": 0}, "--hidden-size must be at least 1, got 0"),
-    "share": ({"validation": 1.0}, "--validation must be between 0 and 1, both left out, got 1.0"),
+    "share": ({"validation_share": 1.0}, "--validation-share must be between 0 and 1, both left out, got 1.0"),
     "dropout": ({"dropout": 1.0}, "--dropout must be from 0 up to, not including, 1, got 1.0"),
 }  # fmt: skip
 
@@ -268,7 +271,7 @@ def test_only_finished_runs_can_be_loaded(files, tmp_path):
     del config["network"]["hidden_size"]
     config["network"]["hidden"] = 3
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match=r"config\.json is not that of a classifier, or damaged"):
+    with pytest.raises(RunError, match=r"config\.json is not that of a run of classify, or damaged"):
         recur.load(folder)
 
 
@@ -318,7 +321,7 @@ def test_options_come_from_toml_with_unknown_keys_refused(tmp_path):
 
 def test_every_option_is_documented():
     docs = field_docs(ClassifyOptions)
-    assert set(docs) == set(ClassifyOptions.__dataclass_fields__)
+    assert set(docs) == {field.name for field in dataclasses.fields(ClassifyOptions)}
     assert all(doc.endswith(".") for doc in docs.values())
 
 
@@ -381,9 +384,9 @@ def test_options_that_no_run_can_have(files, tmp_path):
     folder = run(files, tmp_path)
     (folder / "metrics.json").unlink()
     with pytest.raises(InputError, match="there is no option 'epoch', did you mean 'epochs'"):
-        resumed_options({"out": str(folder), "epoch": 3})
+        resumed_options(CLASSIFY, {"out": str(folder), "epoch": 3})
     with pytest.raises(InputError, match="--seed is not right"):
-        resumed_options({"out": str(folder), "seed": 1.5})
+        resumed_options(CLASSIFY, {"out": str(folder), "seed": 1.5})
     with pytest.raises(InputError, match=r"--options .* cannot be read"):
         read_toml(tmp_path)
 

@@ -15,7 +15,7 @@ from recur.tasks.interrupt import Interrupted
 from recur.tasks.optimizer import WeightAverage, learning_rate
 from recur.tasks.options import TrainingOptions
 from recur.tasks.progress import Progress, duration
-from recur.tasks.training import train
+from recur.tasks.training import Objective, train
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,7 @@ class Rows:
         self.epoch, self.done = state["epoch"], state["done"]
 
 
-class Line:
+class Line(Objective):
     monitor = "loss"
 
     def __init__(self):

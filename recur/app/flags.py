@@ -2,12 +2,13 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
 from recur.tasks.options import field_docs, flag
+from recur.tasks.registry import TASKS
 
 
 def with_flags(options: type, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -17,14 +18,42 @@ def with_flags(options: type, function: Callable[..., Any]) -> Callable[..., Any
         options: a dataclass with a docstring per field.
         function: the command; its last parameter is `**given`.
     """
-    docs, hints = field_docs(options), typing.get_type_hints(options)
-    fields = {
-        field.name: Annotated[hints[field.name], _parameter(field, hints[field.name], docs[field.name])]
-        for field in dataclasses.fields(options)
-    }
-    flags = typing.TypedDict("flags", fields, total=False)  # type: ignore[misc]
-    function.__annotations__["given"] = typing.Unpack[flags]
+    return _with(dict(_flags(options)), function)
+
+
+def with_task_flags(parts: Sequence[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command on runs of any task, `function(run, **given)`, the flags of all tasks.
+
+    Args:
+        parts: "columns", "decoding" of `recur.tasks.registry.Entry`.
+        function: the command; its last parameter is `**given`.
+    """
+    merged: dict[str, tuple[Any, str, list[str]]] = {}
+    for task, entry in TASKS.items():
+        for kind in (getattr(entry, part) for part in parts):
+            docs, hints = field_docs(kind), typing.get_type_hints(kind)
+            for field in dataclasses.fields(kind):
+                known = merged.setdefault(field.name, (hints[field.name], docs[field.name], []))
+                assert known[0] == hints[field.name], f"{field.name} must be of one type in all tasks"
+                known[2].append(task)
+    flags = {}
+    for name, (hint, doc, tasks) in merged.items():
+        shown = f"{', '.join(tasks)}: {doc}"
+        flags[name] = Annotated[hint, Parameter(name=flag(name), help=shown, negative="", show_default=False)]
+    return _with(flags, function)
+
+
+def _with(flags: Mapping[str, Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    used = typing.TypedDict("used", dict(flags), total=False)  # type: ignore[misc]  # noqa: UP013
+    function.__annotations__["given"] = typing.Unpack[used]
     return function
+
+
+def _flags(options: type) -> Iterator[tuple[str, Any]]:
+    docs, hints = field_docs(options), typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        hint = hints[field.name]
+        yield field.name, Annotated[hint, _parameter(field, hint, docs[field.name])]
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any, doc: str) -> Parameter:

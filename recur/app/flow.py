@@ -1,8 +1,10 @@
 """The command `recur flow`: how far back a trained network remembers, why it stops, and what to do about it."""
 
 from pathlib import Path
+from typing import Any
 
 from recur.errors import InputError
+from recur.tasks.registry import check_known, entry_of
 
 
 def flow(
@@ -11,10 +13,9 @@ def flow(
     *,
     data: Path | None = None,
     rows: int = 32,
-    text: str | None = None,
-    label: str | None = None,
     out: Path | None = None,
     against: Path | None = None,
+    **given: Any,
 ) -> None:
     """Show how gradients flow through a trained network: flow.html, flow.json, and a summary.
 
@@ -25,13 +26,10 @@ def flow(
     run
         Run folder of a trained network.
     data
-        Table of labelled texts to look at; the validation part of the run's training file by default.
+        File to look at, of the kind that the run was trained on; the validation part of the run's training file by
+        default.
     rows
         How many of its rows.
-    text
-        Column of the texts; that of the training file by default.
-    label
-        Column of the labels; that of the training file by default.
     out
         Folder for flow.html and flow.json; the run's by default.
     against
@@ -40,10 +38,13 @@ def flow(
     # torch takes a second to import
     from recur.flow.words import summary
     from recur.tasks.flow import FlowData, flows_of, write_flows
+    from recur.tasks.run import read_config
 
     if against is not None and against.resolve() == run.resolve():
         raise InputError(f"--against must be another run than {run}")
-    asked = FlowData(data, rows, text, label)
+    kind = entry_of(read_config(run), run).columns
+    check_known([kind], given, run)
+    asked = FlowData(data, rows, given)
     flows = flows_of(run, asked)
     if against is not None:
         flows = {f"{run.name} {name}": one for name, one in flows.items()}

@@ -1,11 +1,11 @@
-"""The command line: `train classify`, `predict`, `evaluate`, `vectors`, `flow`, `probe`, `show`, `bench`, `demo`."""
+"""The command line: `train TASK`, `predict`, `evaluate`, `vectors`, `flow`, `probe`, `show`, `bench`, `demo`."""
 
 import io
 import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
@@ -15,13 +15,13 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from recur.app.bench import bench
-from recur.app.flags import with_flags
+from recur.app.flags import with_flags, with_task_flags
 from recur.app.flow import flow
 from recur.app.probe import probe
 from recur.app.show import show
 from recur.errors import InputError, RecurError
-from recur.tasks.classify_options import ClassifyOptions
 from recur.tasks.options import make_options, read_toml
+from recur.tasks.registry import TASKS, Entry, check_known, chosen, entry_of
 
 # torch and all that needs it is imported inside the commands, so that --help and a mistyped flag answer at once
 
@@ -35,7 +35,7 @@ train = App(name="train", help="Train a network and write a run folder.")
 vectors = App(name="vectors", help="Look into files of word vectors.")
 app.command(train)
 app.command(vectors)
-app.command(flow)
+app.command(with_task_flags(["columns"], flow))
 app.command(show)
 app.command(bench)
 app.command(probe)
@@ -43,122 +43,106 @@ app.command(probe)
 Json = Annotated[bool, Parameter(negative="")]
 
 
-def classify(*, options: Path | None = None, **given: Any) -> None:
-    """Train classifiers on labelled text, compare them with simple methods, and write a report.
+def _add(name: str, entry: Entry) -> None:
+    """Make the command `recur train NAME`."""
+
+    def command(*, options: Path | None = None, **given: Any) -> None:
+        from recur.tasks.job import resumed_options
+
+        values = (read_toml(options) if options else {}) | given
+        source = str(options) if options else f"recur train {name}"
+        if values.get("resume"):
+            _train(name, resumed_options(entry.task, values))
+        else:
+            _train(name, make_options(entry.options, values, source))
+
+    command.__doc__ = f"""{entry.help}
 
     Parameters
     ----------
     options
         TOML file with any of these options; a flag overrides it.
     """
-    from recur.tasks.classify import resumed_options, train_classify
-
-    values = (read_toml(options) if options else {}) | given
-    source = str(options) if options else "recur train classify"
-    made = resumed_options(values) if values.get("resume") else make_options(ClassifyOptions, values, source)
-    _train(made, train_classify)
+    train.command(with_flags(entry.options, command), name=name)
 
 
-train.command(with_flags(ClassifyOptions, classify))
+for _name, _entry in TASKS.items():
+    _add(_name, _entry)
 
 
-def _train(options: ClassifyOptions, train_classify: Any) -> None:
-    from recur.tasks.classify_result import summary
+def _train(name: str, options: Any) -> None:
     from recur.tasks.interrupt import Interrupted
+    from recur.tasks.job import train_run
+    from recur.tasks.job_result import summary
     from recur.tasks.run import read_metrics
 
-    folder = options.folder
+    task, folder = TASKS[name].task, options.folder
     try:
-        train_classify(options)
+        train_run(task, options)
     except Interrupted as stopped:
-        command = shlex.join(["recur", "train", "classify", "--resume", "--out", str(folder)])
+        command = shlex.join(["recur", "train", name, "--resume", "--out", str(folder)])
         print(f"\nstopped; carry it on with:\n  {command}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     metrics = read_metrics(folder)
-    print(summary(metrics))
+    print(summary(metrics, task.figure))
     for note in metrics["notes"]:
         print(f"note: {note}")
     print(f"report: {folder / 'report.html'}")
 
 
-@app.command
-def predict(
-    run: Path,
-    *texts: str,
-    file: Path | None = None,
-    text: str | None = None,
-    json: Json = False,
-) -> None:
-    """Say which class texts belong to: label, probability and text, separated by tabs.
+def predict(run: Path, *items: str, file: Path | None = None, json: Json = False, **given: Any) -> None:
+    """Answer texts by a trained network: a line for each, separated by tabs.
 
     Parameters
     ----------
     run
         Run folder of a trained network.
-    texts
+    items
         The texts; without any, and without --file, each line of standard input is one.
     file
-        Table of texts instead: .csv, .tsv, .jsonl or .parquet.
-    text
-        Column of the texts in --file; that of the training file by default.
+        File instead, of the kind that the network was trained on.
     json
-        Print a JSON object per text, with the probability of every class.
+        Print a JSON object for each.
     """
-    from recur.predictor import load
+    from recur.tasks.predictor import load
+    from recur.tasks.run import read_config
 
+    entry = entry_of(read_config(run), run)
+    check_known([entry.columns, entry.decoding], given, run)
     predictor = load(run)
-    if file and texts:
+    if file and items:
         raise InputError("--file and texts must not be given together; leave one of them out")
-    source = _column(file, text or predictor.text_column) if file else texts or _lines()
-    rows = iter(source)
+    decoding = chosen([entry.decoding], given)
+    rows = iter(predictor.items(file, **chosen([entry.columns], given)) if file else items or _lines())
     while chunk := list(islice(rows, 1000)):
-        for line, answer in zip(chunk, predictor.predict(chunk), strict=True):
-            print(_json({"text": line} | asdict(answer)) if json else _tabs(answer.label, answer.probability, line))
+        for item, answer in zip(chunk, predictor.predict(chunk, **decoding), strict=True):
+            print(_json(predictor.json(item, answer)) if json else predictor.line(item, answer))
 
 
-@app.command
-def evaluate(
-    run: Path,
-    file: Path,
-    *,
-    text: str | None = None,
-    label: str | None = None,
-    skip_bad_rows: Json = False,
-    json: Json = False,
-) -> None:
-    """Score a trained network on a file of labelled texts.
+def evaluate(run: Path, file: Path, *, json: Json = False, **given: Any) -> None:
+    """Score a trained network on a file of the kind that it was trained on.
 
     Parameters
     ----------
     run
         Run folder of a trained network.
     file
-        Table of texts and labels: .csv, .tsv, .jsonl or .parquet.
-    text
-        Column of the texts; that of the training file by default.
-    label
-        Column of the labels; that of the training file by default.
-    skip_bad_rows
-        Leave broken rows out.
+        The file.
     json
         Print one JSON object.
     """
-    from recur.predictor import load
-    from recur.tasks.classify_result import between, columns, percent
+    from recur.tasks.predictor import load
+    from recur.tasks.run import read_config
 
+    entry = entry_of(read_config(run), run)
+    check_known([entry.columns, entry.decoding], given, run)
     predictor = load(run)
-    scores = predictor.evaluate(file, text=text, label=label, skip_bad_rows=skip_bad_rows)
-    if json:
-        print(_json(asdict(scores)))
-        return
-    print(f"accuracy  {percent(scores.accuracy)}  (95% interval {between(scores.interval)}, {scores.rows:,} texts)")
-    print(f"macro F1  {scores.macro_f1:.4f}")
-    print(f"loss      {scores.loss:.4f}\n")
-    for note in scores.notes:
-        print(f"note: {note}")
-    labels = predictor.labels
-    counts = [[name, *map(str, row)] for name, row in zip(labels, scores.confusion, strict=True)]
-    print(columns([["true \\ predicted", *labels], *counts]))
+    scores = predictor.evaluate(file, **given)
+    print(_json(asdict(scores)) if json else predictor.shown(scores))
+
+
+app.command(with_task_flags(["columns", "decoding"], predict))
+app.command(with_task_flags(["columns", "decoding"], evaluate))
 
 
 @vectors.command
@@ -193,13 +177,12 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
         Folder for the data and the run; an earlier demo in it is replaced.
     """
     from recur.data.reber import write_reber_files
-    from recur.tasks.classify import train_classify
 
     train_file, test_file = write_reber_files(out / "data", **DEMO_DATA)
-    options = ClassifyOptions(
+    options = TASKS["classify"].options(
         train=str(train_file), test=str(test_file), out=str(out / "run"), overwrite=True, **DEMO_OPTIONS
     )
-    _train(options, train_classify)
+    _train("classify", options)
     program = "recur" if shutil.which("recur") else sys.argv[0]
     print(f"on a file of your own:\n  {program} train classify --train FILE.csv --text COLUMN --label COLUMN")
 
@@ -224,20 +207,10 @@ DEMO_OPTIONS: dict[str, Any] = {
 }
 
 
-def _column(file: Path, name: str) -> Iterator[str]:
-    from recur.data.tables import read_table
-
-    return (row[name] for row in read_table(file, [name]))
-
-
 def _lines() -> Iterable[str]:
     if sys.stdin.isatty():
         raise InputError("give texts, --file, or lines on standard input: recur predict RUN < texts.txt")
     return (line.rstrip("\n") for line in sys.stdin)
-
-
-def _tabs(label: str, probability: float, text: str) -> str:
-    return f"{label}\t{probability:.4f}\t{' '.join(text.split())}"
 
 
 def _json(value: Any) -> str:

@@ -5,16 +5,18 @@ import dataclasses
 import inspect
 import itertools
 import math
+import os
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from recur.errors import InputError, nearest
+from recur.remedies import Remedies
 
 Options = TypeVar("Options")
 Optimizer = Literal["adam", "adamw", "rmsprop", "sgd"]
@@ -70,6 +72,101 @@ class TrainingOptions:
         clips = [name for name in ("clip_value", "clip_norm", "clip_global_norm") if getattr(self, name) is not None]
         if len(clips) > 1:
             raise InputError(f"{flag(clips[0])} and {flag(clips[1])} must not be given together; leave one out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Remedies, TrainingOptions):
+    """From files to trained networks: what every task has.
+
+    Paths may be `str` or `Path`, `cell` and `seed` one value or several.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    # what may differ when a run is carried on besides the paths: where it is, and how fast it goes
+    FREE: ClassVar[tuple[str, ...]] = ("out", "resume", "overwrite", "threads", "save_seconds")
+
+    train: str
+    """File to learn from."""
+    validation: str | None = None
+    """File that chooses the best epoch; none cuts --validation-share of --train off."""
+    validation_share: float = 0.1
+    """Share of the training rows that choose the best epoch where no --validation is given."""
+    test: str | None = None
+    """File to score on, once, at the end; none cuts --test-share of --train off."""
+    test_share: float = 0.2
+    """Share of the rows that are the test part where no --test is given."""
+    cell: tuple[str, ...] = ("lstm",)
+    """Recurrent cells; several are trained one after the other and compared."""
+    layers: int = 1
+    """Recurrent layers, one on top of the other."""
+    hidden_size: int = 128
+    """Units of each layer and direction."""
+    dropout: float = 0.3
+    """Share of each layer's outputs zeroed in training."""
+    seed: tuple[int, ...] = (1,)
+    """Seeds of the start weights, the order and the dropouts; with several the table has means and intervals."""
+    baselines: bool = True
+    """Train the simple methods that the network is compared with."""
+    out: str | None = None
+    """Run folder; runs/NAME by default, NAME being that of the training file."""
+    resume: bool = False
+    """Carry the run in --out on where it was stopped; its options are those it was started with."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+
+    def __post_init__(self) -> None:
+        for name in (*self.PATHS, "out"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else os.fspath(value))
+        cells = [self.cell] if isinstance(self.cell, str) else self.cell
+        object.__setattr__(self, "cell", tuple(c.strip() for cell in cells for c in cell.split(",") if c.strip()))
+        object.__setattr__(self, "seed", (self.seed,) if isinstance(self.seed, int) else tuple(self.seed))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out or Path("runs", Path(self.train).name.split(".")[0]))
+
+    def check(self) -> None:
+        """Raise InputError for a value out of its range, naming the flag."""
+        super().check()
+        for name in ("layers", "hidden_size"):
+            require(self, name, lambda value: value >= 1, "at least 1")
+        for name in ("validation_share", "test_share"):
+            require(self, name, lambda value: 0 < value < 1, "between 0 and 1, both left out")
+        self.require_shares("dropout")
+        for name in ("cell", "seed"):
+            values = getattr(self, name)
+            require(self, name, lambda value: len(value) > 0, "given")
+            if len(set(values)) < len(values):
+                raise InputError(f"{flag(name)} must name each one once, got {', '.join(map(str, values))}")
+        require(self, "seed", lambda seeds: min(seeds) >= 0 and max(seeds) < 2**32, "from 0 to 4294967295")
+        self.check_remedies(self.layers, flag)
+        self.check_cells(self.cell, flag)
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite must not be given together; leave one out")
+
+    def require_shares(self, *names: str) -> None:
+        """Raise InputError for a dropout that is not a share below 1."""
+        for name in names:
+            require(self, name, lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options that make the result, as JSON has them: without --resume, --overwrite and --out."""
+        values = dataclasses.asdict(self)
+        for name in ("resume", "overwrite", "out"):
+            del values[name]
+        return values
+
+    def network(self, config: type) -> dict[str, Any]:
+        """Return the options of one member that are fields of a network's `config`, its cell among them."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(config) if hasattr(self, f.name)}
+        return shared | {"cell": self.cell[0]}
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
 
 def flag(name: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from recur.data.probes import Probe
 from recur.report import write_report
-from recur.tasks.classify_result import columns
 from recur.tasks.figures import mean_interval
+from recur.tasks.job_result import columns
 from recur.tasks.probe_flow import WHEN, Foretold, compare
 from recur.tasks.probe_options import ProbeOptions
 from recur.tasks.probe_train import LEARNED

@@ -18,7 +18,7 @@ from recur.tasks.figures import Sums
 from recur.tasks.probe_flow import foretell
 from recur.tasks.probe_options import ProbeOptions
 from recur.tasks.progress import Progress
-from recur.tasks.training import Diverged, train
+from recur.tasks.training import Diverged, Objective, train
 
 # what is left of the error of guessing: from the first on a lag counts as learned, at the second training stops
 LEARNED = 0.05
@@ -79,20 +79,20 @@ class ProbeNetwork(nn.Module):
         return found
 
 
-class ProbeObjective:
+class ProbeObjective(Objective):
     """What the training loop must know of a probe: its network, and how a batch is measured."""
 
     def __init__(self, probe: Probe, model: nn.Module) -> None:
-        self.probe, self.model = probe, model
+        self.task, self.model = probe, model
         self.monitor = "accuracy" if probe.classes else "loss"
 
     def measure(self, batch: Rows) -> tuple[Mapping[str, Tensor], int]:
         """Return the mean loss, and for classes the accuracy of the answers that are scored."""
         inputs, targets = batch
         found = self.model(inputs, targets.shape[1])
-        if not self.probe.classes:
+        if not self.task.classes:
             return {"loss": F.mse_loss(found[..., 0], targets)}, len(targets)
-        right = found.argmax(dim=2)[:, -self.probe.scored :] == targets[:, -self.probe.scored :]
+        right = found.argmax(dim=2)[:, -self.task.scored :] == targets[:, -self.task.scored :]
         return {
             "loss": F.cross_entropy(found.flatten(0, 1), targets.flatten()),
             "accuracy": right.double().mean(),
@@ -103,7 +103,7 @@ class ProbeObjective:
         value = figures[self.monitor]
         if value is None:
             return math.nan
-        return (1 - value if self.probe.classes else value) / self.probe.chance
+        return (1 - value if self.task.classes else value) / self.task.chance
 
 
 class FreshBatches:

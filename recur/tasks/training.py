@@ -7,15 +7,17 @@ in `lightning.py`, drives it.
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from recur.errors import MissingExtra, RunError
 from recur.files import write_text
+from recur.flow.measure import watch_gradients
 from recur.flow.result import LayerWatch
 from recur.flow.watch import Watch
 from recur.gradients.clipping import (
@@ -32,21 +34,49 @@ from recur.tasks.optimizer import WeightAverage, learning_rate, make_optimizer
 from recur.tasks.options import TrainingOptions
 from recur.tasks.progress import Progress
 
+# so many rows of a batch tell where its gradients go
+WATCHED_ROWS = 8
+
 Figures = Mapping[str, float | None]
 COUNTERS = ("epoch", "batch", "step", "halvings", "best_epoch", "clipped", "skipped")
 
 
-class Objective(Protocol):
-    """What the loop must know of a task."""
+class Objective(ABC):
+    """What the loop must know of a task: its model, and how a batch is measured."""
 
     model: nn.Module
     """What is trained."""
-    monitor: str
+    monitor: str = "loss"
     """The figure of the validation part that the best epoch is chosen by; "loss" should fall, any other rise."""
 
+    @abstractmethod
     def measure(self, batch: Any) -> tuple[Mapping[str, Tensor], int]:
         """Return scalar means over a batch, among them "loss", and the number of items that they are means of."""
-        ...
+
+    # most tasks carry nothing from batch to batch
+    def begin(self, part: Literal["train", "validation"]) -> None:  # noqa: B027
+        """A pass over a part begins: forget what was carried along from batch to batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is carried from batch to batch while training, as torch.save takes it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Carry on from what `state_dict` returned."""
+
+    def probe(self, batch: Any, rows: int) -> tuple[Any, Callable[[Any], Tensor]]:
+        """Return what `gradient_flow` takes: the model's arguments for a few rows of a batch, and their loss."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how gradients are looked at")
+
+    def look(self, batch: Any) -> Sequence[LayerWatch]:
+        """Return what is seen of the gradients on a few rows of a batch, without dropout."""
+        inputs, loss = self.probe(batch, WATCHED_ROWS)
+        training = self.model.training
+        self.model.eval()
+        try:
+            return watch_gradients(self.model, inputs, loss)
+        finally:
+            self.model.train(training)
 
 
 Look = Callable[[Any], Sequence[LayerWatch]]
@@ -135,6 +165,7 @@ class Training:
         """Hand out the batches of this epoch that were not trained yet."""
         if self.batch == 0:
             self.batches.set_epoch(self.epoch)
+            self.objective.begin("train")
         yield from self.batches
 
     def loss(self, batch: Any) -> Tensor:
@@ -204,6 +235,7 @@ class Training:
     def validation_begins(self) -> None:
         """From here on the averaged weights are in place, if there are any."""
         self.validation = Sums()
+        self.objective.begin("validation")
         if self.average:
             self.average.swap()
 
@@ -297,6 +329,7 @@ class Training:
             "average": self.average.state_dict() if self.average else None,
             "watch": self.watch.state() if self.watch else None,
             "batches": self.batches.state_dict(),
+            "objective": self.objective.state_dict(),
             "random": random_state(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "sums": self.sums.state(),
@@ -325,6 +358,7 @@ class Training:
             if self.watch and state.get("watch"):
                 self.watch.load(state["watch"])
             self.batches.load_state_dict(state["batches"])
+            self.objective.load_state_dict(state.get("objective", {}))
             for name in COUNTERS:
                 setattr(self, name, state["counters"][name])
             self.sums = Sums(*state["sums"])

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recur.data.sequences import Keep, Sequences
-from recur.data.tables import Table, fingerprint, read_table
+from recur.data.tables import Table, read_table
 from recur.data.text import Tokenizer, guess_kind
+from recur.data.vectors import WordVectors
 from recur.data.vocabulary import Vocabulary, index_tokens
 from recur.errors import InputError
-from recur.tasks.baselines import Part
-from recur.tasks.classify_options import ClassifyOptions
+from recur.tasks.classify.baselines import Part
+from recur.tasks.classify.options import ClassifyOptions
 
 Rows = NDArray[np.int64]
 
@@ -83,9 +84,10 @@ class Corpus:
     """Its labels are checked at the start, its texts not read before the end."""
     seen: set[int]
     """Hashes of the texts of the training file that are not in the test part."""
-    fingerprints: dict[str, dict[str, str | int]]
     notes: list[str]
     """What a person should know of the data."""
+    vectors: WordVectors | None = None
+    """Given vectors of the words."""
 
 
 def read_corpus(options: ClassifyOptions) -> Corpus:
@@ -110,12 +112,12 @@ def read_corpus(options: ClassifyOptions) -> Corpus:
     labels = _classes(options, names)
     numbers = _numbers(labels, names)
     test_share = 0.0 if options.test else options.test_share
-    train, validation, test = split(numbers, options.validation, test_share)
+    train, validation, test = split(numbers, options.validation_share, test_share)
     if not len(validation) or not (options.test or len(test)):
         raise InputError(
             f"{options.train} must have enough rows of each class to cut a validation part"
             f"{'' if options.test else ' and a test part'} off, got {len(names)} rows in {len(labels)} classes; "
-            "give more rows, or a larger --validation"
+            "give more rows, or a larger --validation-share"
         )
     if options.test:
         test_file = LabelledFile(options.test, options.text, options.label, options.skip_bad_rows)
@@ -130,7 +132,6 @@ def read_corpus(options: ClassifyOptions) -> Corpus:
     )
     encoder = Encoder(tokenizer, vocabulary, options.max_length, options.keep)
     outside = set(test.tolist())
-    files = {"train": options.train, "test": options.test, "vectors": options.vectors}
     return Corpus(
         labels=labels,
         encoder=encoder,
@@ -138,7 +139,6 @@ def read_corpus(options: ClassifyOptions) -> Corpus:
         validation=Part(encoder.whole(_only(file, validation).texts()), numbers[validation]),
         test_file=test_file,
         seen={h for i, h in enumerate(hashes) if i not in outside},
-        fingerprints={name: fingerprint(path) for name, path in files.items() if path},
         notes=notes,
     )
 

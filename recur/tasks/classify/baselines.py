@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,9 @@ from torch import Tensor
 from recur.data.sequences import Sequences
 from recur.errors import InputError, MissingExtra, nearest
 from recur.layers.embedding import hash_ngrams
-from recur.tasks.bags import Bags, train_bag
+from recur.tasks.classify.bags import Bags, train_bag
+from recur.tasks.figures import wilson
+from recur.tasks.job import Baseline
 
 Scores = NDArray[np.float64]
 
@@ -26,22 +27,6 @@ class Part(NamedTuple):
     """The texts' ids."""
     labels: NDArray[np.int64]
     """Their classes, [n] in 0..classes-1."""
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What one baseline reached."""
-
-    name: str
-    """A key of `BASELINES`."""
-    description: str
-    """One line for a reader."""
-    validation: float | None
-    """Share of right answers on the validation part; None if it has no rows."""
-    test: float | None
-    """Share of right answers on the test part; None if it has no rows."""
-    seconds: float
-    """For training, choosing and scoring."""
 
 
 class Problem(NamedTuple):
@@ -100,7 +85,9 @@ def run_baselines(
         start = time.perf_counter()
         scores = run(problem)
         reached = [_accuracy(*pair) for pair in zip(scores, (validation.labels, test.labels), strict=True)]
-        results.append(Baseline(name, description, reached[0], reached[1], time.perf_counter() - start))
+        rows = len(test.labels)
+        interval = None if reached[1] is None else wilson(round(reached[1] * rows), rows)
+        results.append(Baseline(name, description, reached[0], reached[1], time.perf_counter() - start, interval))
     return results
 
 

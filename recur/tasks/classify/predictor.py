@@ -1,0 +1,167 @@
+"""A trained classifier: its answers, its scores on other files, and rows to look at its gradients on."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recur.data.batches import LengthBatches
+from recur.data.tables import fingerprint, read_table
+from recur.errors import InputError
+from recur.models.classifier import Classifier
+from recur.tasks.classify.data import Encoder, LabelledFile, read_labelled, split
+from recur.tasks.classify.model import ClassifyObjective, probabilities
+from recur.tasks.figures import Scores, score
+from recur.tasks.job import Example, Predictor
+from recur.tasks.job_result import columns, percent
+
+LONGEST = 4  # rows whose Jacobians are taken, the longest ones
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of a text."""
+
+    label: str
+    """The most probable class."""
+    probability: float
+    """Its probability."""
+    probabilities: dict[str, float]
+    """That of every class."""
+
+
+class ClassifyPredictor(Predictor):
+    """A trained classifier.
+
+    Args:
+        folder, config, model: as for every predictor.
+        encoder: from texts to ids.
+        labels: the classes, in the order of their numbers.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], model: Classifier, encoder: Encoder, labels: list[str]
+    ) -> None:
+        super().__init__(folder, config, model)
+        self.encoder, self.labels = encoder, labels
+
+    def predict(self, texts: Iterable[str], batch_size: int = 128) -> list[Prediction]:
+        """Say which class each text belongs to.
+
+        Args:
+            texts: any number; an empty one is answered as well.
+            batch_size: texts at a time.
+
+        Raises:
+            InputError: `texts` is a single string.
+        """
+        if isinstance(texts, str):
+            raise InputError("`texts` must be several texts, got a single one; put it into a list: [text]")
+        guesses = probabilities(self.model, self.encoder(texts), batch_size)
+        predictions = []
+        for row in guesses.tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            predictions.append(Prediction(self.labels[best], row[best], dict(zip(self.labels, row, strict=True))))
+        return predictions
+
+    def items(
+        self, file: str | Path, *, text: str | None = None, label: str | None = None, skip_bad_rows: bool = False
+    ) -> Iterator[str]:
+        """Yield the texts of a table, in a stream."""
+        column = text or self.options.get("text", "text")
+        return (row[column] for row in read_table(file, [column], skip_bad_rows=skip_bad_rows))
+
+    def line(self, item: str, answer: Prediction) -> str:
+        """Return label, probability and text between tabs."""
+        return f"{answer.label}\t{answer.probability:.4f}\t{' '.join(item.split())}"
+
+    def evaluate(
+        self, path: str | Path, *, text: str | None = None, label: str | None = None, skip_bad_rows: bool = False
+    ) -> Scores:
+        """Score the network on a file of labelled texts.
+
+        Args:
+            path: the file.
+            text: column of the texts; that of the training file by default.
+            label: column of the labels; likewise.
+            skip_bad_rows: leave broken rows out.
+
+        Raises:
+            InputError: the file cannot be read, or has a label that the network does not know.
+        """
+        file = LabelledFile(str(path), *self._columns(text, label), skip_bad_rows)
+        part, notes = read_labelled(file, self.encoder, self.labels)
+        scores = score(probabilities(self.model, part.sequences, self.options.get("batch_size", 128)), part.labels)
+        return dataclasses.replace(scores, notes=(*notes, *self.warn_if_learned(path)))
+
+    def shown(self, scores: Scores) -> str:
+        """Return accuracy, F1, loss and the confusion."""
+        low, high = map(percent, scores.interval)
+        counts = [[name, *map(str, row)] for name, row in zip(self.labels, scores.confusion, strict=True)]
+        lines = [
+            f"accuracy  {percent(scores.accuracy)}  (95% interval {low} - {high}, {scores.rows:,} texts)",
+            f"macro F1  {scores.macro_f1:.4f}",
+            f"loss      {scores.loss:.4f}",
+            "",
+            *(f"note: {note}" for note in scores.notes),
+            columns([["true \\ predicted", *self.labels], *counts]),
+        ]
+        return "\n".join(lines)
+
+    def example(
+        self,
+        file: Path | None,
+        rows: int,
+        *,
+        text: str | None = None,
+        label: str | None = None,
+        skip_bad_rows: bool = False,
+    ) -> Example:
+        """Return rows at even distances through a file, or through the validation part of the training file.
+
+        Raises:
+            InputError: a file, column or label that does not fit, no text of two tokens, or the run's own file is gone
+                or was changed.
+        """
+        source = self._chosen(file, rows, self._columns(text, label), skip_bad_rows)
+        part, _ = read_labelled(source, self.encoder, self.labels)
+        if not len(part.labels):
+            raise InputError(f"{source.path} must have at least one row, got none")
+        (batch,) = LengthBatches(part.sequences, part.labels, len(part.labels), seed=0, shuffle=False)
+        lengths = batch.lengths.tolist()
+        if max(lengths) < 2:
+            raise InputError(
+                f"{source.path}: the {len(lengths)} texts looked at must have one of at least 2 tokens, for a gradient "
+                f"to flow through; the longest has {max(lengths)}"
+            )
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        longest = [row for row in order[:LONGEST] if lengths[row] >= 2]
+        return Example(*ClassifyObjective(self.model).probe(batch, len(lengths)), longest)
+
+    def _columns(self, text: str | None, label: str | None) -> tuple[str, str]:
+        return str(text or self.options.get("text", "text")), str(label or self.options.get("label", "label"))
+
+    def _chosen(self, path: Path | None, rows: int, columns: tuple[str, str], skip_bad_rows: bool) -> LabelledFile:
+        options = self.options
+        if path is not None:
+            file = LabelledFile(str(path), *columns, skip_bad_rows)
+            numbers = np.arange(sum(1 for _ in file))
+        else:
+            train = str(options.get("train", ""))
+            known = self.config.get("data", {}).get("train", {})
+            if not Path(train).is_file() or fingerprint(train)["sha256"] != known.get("sha256"):
+                raise InputError(
+                    f"the run's training file, {train}, is not there, or was changed; give rows with --data FILE"
+                )
+            file = LabelledFile(train, *columns, bool(options.get("skip_bad_rows")))
+            classes = {label: number for number, label in enumerate(self.labels)}
+            found = np.array([classes[label] for _, label in file], dtype=np.int64)
+            _, numbers, _ = split(
+                found, options["validation_share"], 0.0 if options.get("test") else options["test_share"]
+            )
+        if len(numbers):
+            numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(rows, len(numbers))).astype(np.int64))]
+        return dataclasses.replace(file, rows=numbers)

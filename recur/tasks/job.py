@@ -1,0 +1,484 @@
+"""What every task shares: cells and seeds trained one after the other in a run folder, scored once, and reported.
+
+A `Task` says what is read, trained, scored and drawn; `train_run` does the rest.
+"""
+
+import dataclasses
+import math
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recur.cells import cell_named
+from recur.data.tables import fingerprint
+from recur.errors import InputError
+from recur.files import write_json
+from recur.report import Block, Section, write_report
+from recur.tasks.checkpoint import seed_all
+from recur.tasks.interrupt import Interrupted
+from recur.tasks.options import RunOptions, make_options
+from recur.tasks.progress import Progress
+from recur.tasks.run import (
+    carried_on,
+    check_free,
+    check_same_data,
+    clear_leftovers,
+    create_run,
+    locked,
+    make_folder,
+    read_config,
+    save_model,
+    versions,
+    write_config,
+)
+from recur.tasks.training import Batches, Objective, SizedBatches, Training, train
+
+
+class Data(Protocol):
+    """What a run learns from."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the data."""
+
+
+O = TypeVar("O", bound=RunOptions)
+D = TypeVar("D", bound=Data)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The figure that networks and baselines are compared by."""
+
+    name: str
+    """The field of the scores, and its key in metrics.json."""
+    show: Callable[[float], str]
+    """As text."""
+    rising: bool = True
+    """Whether more is better."""
+    unit: str = "rows"
+    """What is counted in the test part."""
+    share: bool = False
+    """Whether it lies in 0..1 and is shown as percent."""
+
+    def better(self, value: float | None) -> float:
+        """Return a number that rises with how good a value is."""
+        if value is None or math.isnan(value):
+            return -math.inf
+        return value if self.rising else -value
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one cell with one seed is trained with."""
+
+    objective: Objective
+    batches: Batches
+    validation: SizedBatches
+    config: Mapping[str, Any]
+    """What `Task.build` and `Task.load` need, for config.json."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For metrics.json, such as the share of padding."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One cell with one seed, trained."""
+
+    options: Any
+    setup: Setup
+    training: Training
+
+    @property
+    def name(self) -> str:
+        """Cell and seed."""
+        return f"{self.options.cell[0]}-{self.options.seed[0]}"
+
+    @property
+    def model(self) -> Any:
+        """The network of the best epoch."""
+        return self.training.model
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return count_parameters(self.model)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training."""
+        return math.fsum(line["seconds"] for line in self.training.history)
+
+
+@dataclass(frozen=True)
+class Member:
+    """The same, scored."""
+
+    trained: Trained
+    validation: Any
+    """Scores: a dataclass with the task's figure, and where known its 95% `interval`."""
+    test: Any
+    shown: Any = None
+    """What the report draws of the test part."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a simple method reached."""
+
+    name: str
+    description: str
+    """One line for a reader."""
+    validation: float | None
+    """The figure on the validation part; None if it has no rows."""
+    test: float | None
+    """The figure on the test part; None if it has no rows."""
+    seconds: float
+    """For training, choosing and scoring."""
+    interval: tuple[float, float] | None = None
+    """95% interval of the figure on the test part."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the test part says of networks and baselines."""
+
+    members: list[Member]
+    baselines: list[Baseline]
+    rows: dict[str, int]
+    """Of each part, in the unit of the figure."""
+    notes: list[str] = field(default_factory=list)
+    extra: Any = None
+    """What else the report draws."""
+
+
+@dataclass(frozen=True)
+class Result(Generic[D]):
+    """All that a run found."""
+
+    task: "Task[Any, D]"
+    options: Any
+    data: D
+    members: list[Member]
+    baselines: list[Baseline]
+    rows: dict[str, int]
+    notes: list[str]
+    extra: Any = None
+
+    @property
+    def best(self) -> Member:
+        """The member that is best on the validation part; where equal, the one with the smaller validation loss."""
+        return max(self.members, key=lambda m: (self.reached(m.validation), -getattr(m.validation, "loss", 0.0)))
+
+    @property
+    def cells(self) -> dict[str, list[Member]]:
+        """The members of each cell."""
+        cells: dict[str, list[Member]] = {}
+        for member in self.members:
+            cells.setdefault(member.trained.options.cell[0], []).append(member)
+        return cells
+
+    @property
+    def strongest(self) -> Baseline | None:
+        """The baseline that is best on the test part."""
+        rivals = [baseline for baseline in self.baselines if baseline.test is not None]
+        return max(rivals, key=lambda b: self.task.figure.better(b.test), default=None)
+
+    def value(self, scores: Any) -> float:
+        """Return the figure of some scores."""
+        return float(getattr(scores, self.task.figure.name))
+
+    def reached(self, scores: Any) -> float:
+        """Return a number that rises with how good some scores are."""
+        return self.task.figure.better(self.value(scores))
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What a task adds to the report that all tasks share."""
+
+    lead: str
+    """What was found, in a sentence."""
+    sections: list[Section]
+    """Its own pictures."""
+    data: Iterable[Block]
+    """Tables of the data, for the details."""
+    command: list[str]
+    """A command that uses the run."""
+    tried_on: str = "On data of your own:"
+    """What the command does."""
+
+
+class Example(NamedTuple):
+    """What the gradient flow of a trained network is measured on."""
+
+    inputs: Any
+    """The model's arguments."""
+    loss: Callable[[Any], Tensor]
+    """Of its output."""
+    rows: list[int] | None
+    """The rows whose Jacobians are taken; None for the longest one."""
+
+
+class Predictor(ABC):
+    """A trained network in its run folder.
+
+    Args:
+        folder: the run folder.
+        config: what config.json holds.
+        model: the network, in evaluation.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], model: Any) -> None:
+        self.folder, self.config, self.model = folder, config, model
+        self.options: dict[str, Any] = dict(config.get("options", {}))
+
+    # the arguments are each task's own
+
+    @abstractmethod
+    def predict(self, *items: Any, **decoding: Any) -> list[Any]:
+        """Answer several items: `predict(items)`."""
+
+    @abstractmethod
+    def items(self, *file: Any, **columns: Any) -> Iterator[Any]:
+        """Yield what a file holds, as `predict` takes it: `items(file)`."""
+
+    @abstractmethod
+    def line(self, *pair: Any, **none: Any) -> str:
+        """Return an answer as a line for the terminal: `line(item, answer)`."""
+
+    def json(self, item: Any, answer: Any) -> dict[str, Any]:
+        """Return an answer as JSON."""
+        return {"text": item} | dataclasses.asdict(answer)
+
+    @abstractmethod
+    def evaluate(self, *file: Any, **how: Any) -> Any:
+        """Score the network on a file: `evaluate(path)`."""
+
+    @abstractmethod
+    def shown(self, *scores: Any, **none: Any) -> str:
+        """Return scores as lines for the terminal: `shown(scores)`."""
+
+    @abstractmethod
+    def example(self, *file_and_rows: Any, **columns: Any) -> Example:
+        """Return some rows of a file, or of the validation part, to look at gradients on: `example(file, rows)`."""
+
+    def warn_if_learned(self, path: str | Path) -> list[str]:
+        """Return a note if a file is the one that the network was trained on."""
+        if fingerprint(path)["sha256"] != self.config.get("data", {}).get("train", {}).get("sha256"):
+            return []
+        return [f"{path} is the file that the network was trained on; the score says nothing about other data"]
+
+
+class Task(ABC, Generic[O, D]):
+    """One job, from files to a trained network."""
+
+    name: str
+    """As in `recur train NAME`."""
+    options: type[O]
+    figure: Figure
+
+    @abstractmethod
+    def read(self, options: O, progress: Progress) -> D:
+        """Read what is learned from, and see that the test part can be read.
+
+        Raises:
+            InputError: a file or an option is not right.
+        """
+
+    @abstractmethod
+    def setup(self, options: O, data: D) -> Setup:
+        """Make one member's network, objective and batches; the random numbers are those of its seed."""
+
+    @abstractmethod
+    def score(self, options: O, data: D, trained: list[Trained], progress: Progress) -> Scored:
+        """Read the test part, for the first and only time, and score networks and baselines on it."""
+
+    def facts(self, result: Result[D], member: Member) -> dict[str, Any]:
+        """Return what else metrics.json says of a member."""
+        return {}
+
+    @abstractmethod
+    def report(self, result: Result[D]) -> TaskReport:
+        """Return what the report says and draws besides that of every task."""
+
+    @abstractmethod
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        """Make the network that config.json describes, with random weights as at the start of its training."""
+
+    @abstractmethod
+    def load(self, folder: Path, config: Mapping[str, Any], model: nn.Module) -> Predictor:
+        """Make the predictor of a finished run.
+
+        Raises:
+            KeyError, TypeError, RecurError: config.json is not of this task.
+        """
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers of a network are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def train_run(task: Task[O, D], options: O, progress: Progress | None = None) -> Path:
+    """Train a network for each cell and seed, score them and the baselines on the test part, and write the run.
+
+    Args:
+        task: which job.
+        options: what to do; with `resume` those of the run in `out`, from which a value given must not differ.
+        progress: what is shown; a bar or lines on standard error by default.
+
+    Returns:
+        The run folder. With several cells or seeds it holds a run folder CELL-SEED for each of them.
+
+    Raises:
+        InputError: an option or a file is not right.
+        RunError: the folder is in use, or cannot be read or written.
+        Interrupted: Ctrl-C or SIGTERM; `resume` carries the run on.
+        MissingExtra: a package is not installed.
+    """
+    if options.resume:
+        options = resumed_options(task, options.changed())
+    options.check()
+    for cell in options.cell:
+        _check_cell(cell)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder, progress = options.folder, progress or Progress()
+    if not options.resume:
+        check_free(folder, overwrite=options.overwrite)
+    elif (folder / "metrics.json").is_file():
+        progress.say(f"{folder} is finished; nothing is left to do")
+        return folder
+    progress.say(f"reading {options.train}")
+    data = task.read(options, progress)
+    for note in data.notes:
+        progress.say(f"note: {note}")
+    with locked(folder):
+        origin = _open_run(task, options)
+        try:
+            trained = [_train_member(task, member, data, origin, progress) for member in _members(options)]
+            _write_results(_score(task, options, data, trained, progress), origin)
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            # what is to be resumed is the whole run
+            signum = stopped.signum if isinstance(stopped, Interrupted) else signal.SIGINT
+            raise Interrupted(signum, folder) from stopped
+    return folder
+
+
+def resumed_options(task: Task[O, Any], given: Mapping[str, Any]) -> O:
+    """Return the options of the run in `given["out"]`, with paths, threads and the like replaced by those given.
+
+    Raises:
+        InputError: another option that is given differs from the run's.
+        RunError: there is no run.
+    """
+    if not given.get("out") and not given.get("train"):
+        raise InputError("--resume needs --out, the run folder to carry on")
+    source = f"recur train {task.name} --resume"
+    cls: type[O] = task.options
+    folder = make_options(cls, {"train": ""} | dict(given), source).folder
+    return carried_on(cls, folder, given, (*cls.PATHS, *cls.FREE), source)
+
+
+def _check_cell(name: str) -> None:
+    try:
+        cell_named(name)
+    except InputError as error:
+        raise InputError(str(error).replace("`cell`", "--cell")) from None
+
+
+def _members(options: O) -> list[O]:
+    """Return the options of each cell and seed, each with its own folder."""
+    pairs = [(cell, seed) for cell in options.cell for seed in options.seed]
+    if len(pairs) == 1:
+        return [dataclasses.replace(options, out=str(options.folder))]
+    return [
+        dataclasses.replace(options, cell=(cell,), seed=(seed,), out=str(options.folder / f"{cell}-{seed}"))
+        for cell, seed in pairs
+    ]
+
+
+def _open_run(task: Task[O, Any], options: O) -> dict[str, Any]:
+    """Make the folder and write its first config.json, or see that the data are those that it was started with.
+
+    Returns:
+        what config.json says of where the run comes from.
+    """
+    folder, members = options.folder, _members(options)
+    files = {name: getattr(options, name) for name in options.PATHS}
+    origin: dict[str, Any] = {
+        "task": task.name,
+        "options": options.plain(),
+        "data": {name: fingerprint(path) for name, path in files.items() if path},
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if options.resume:
+        clear_leftovers(folder)
+        stored = read_config(folder).get("data", {})
+        for name, found in origin["data"].items():
+            check_same_data(name, stored.get(name, {}), found)
+        return origin
+    create_run(folder, overwrite=options.overwrite)
+    named = {"members": [member.folder.name for member in members]} if len(members) > 1 else {}
+    write_config(folder, origin | named)
+    return origin
+
+
+def _train_member(task: Task[O, D], options: O, data: D, origin: dict[str, Any], progress: Progress) -> Trained:
+    """Train one cell with one seed in its own folder, from the start or from where it was stopped."""
+    (cell,), (seed,), folder = options.cell, options.seed, options.folder
+    make_folder(folder)
+    clear_leftovers(folder)
+    seed_all(seed)
+    progress.label = f"{cell}, seed {seed}  "
+    setup = task.setup(options, data)
+    objective = setup.objective
+    if not (options.resume and (folder / "trainer.ckpt").exists()):
+        own = {"seed": seed, "parameters": count_parameters(objective.model), **setup.config}
+        write_config(folder, origin | {"options": options.plain()} | own)
+    training = train(
+        objective,
+        setup.batches,
+        setup.validation,
+        options,
+        folder=folder,
+        seed=seed,
+        resume=options.resume,
+        progress=progress,
+        look=objective.look,
+    )
+    progress.label = ""
+    save_model(folder, training.model)
+    return Trained(options, setup, training)
+
+
+def _score(task: Task[O, D], options: O, data: D, trained: list[Trained], progress: Progress) -> Result[D]:
+    scored = task.score(options, data, trained, progress)
+    for note in scored.notes:
+        progress.say(f"note: {note}")
+    notes = [*data.notes, *scored.notes]
+    return Result(task, options, data, scored.members, scored.baselines, scored.rows, notes, scored.extra)
+
+
+def _write_results(result: Result[Any], origin: dict[str, Any]) -> None:
+    # these two know all tasks' results, and a task none of them
+    from recur.tasks.job_report import compose_report
+    from recur.tasks.job_result import member_metrics, run_metrics
+
+    for member in result.members:
+        folder = member.trained.options.folder
+        alone = dataclasses.replace(result, members=[member])
+        write_report(folder / "report.html", compose_report(alone, origin["data"]))
+        write_json(folder / "metrics.json", member_metrics(result, member))
+    if len(result.members) > 1:
+        write_report(result.options.folder / "report.html", compose_report(result, origin["data"]))
+        write_json(result.options.folder / "metrics.json", run_metrics(result))

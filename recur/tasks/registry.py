@@ -1,0 +1,77 @@
+"""The tasks by name: what the command line must know of them before it imports torch, and where the rest is."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from recur.errors import InputError, RunError
+from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
+from recur.tasks.options import flag
+
+if TYPE_CHECKING:
+    from recur.tasks.job import Task
+
+
+@dataclass(frozen=True)
+class NoFlags:
+    """Flags of a task that has none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task."""
+
+    home: str
+    """Module and name of the `Task`."""
+    options: type
+    """Of `recur train`."""
+    help: str
+    """What `recur train` does, in a line."""
+    columns: type = NoFlags
+    """How another file is read, by `recur predict --file`, `recur evaluate` and `recur flow`: their flags."""
+    decoding: type = NoFlags
+    """How answers are made, by `recur predict` and `recur evaluate`: their flags."""
+
+    @property
+    def task(self) -> "Task[Any, Any]":
+        """The task itself."""
+        module, _, name = self.home.partition(":")
+        task: Task[Any, Any] = getattr(importlib.import_module(module), name)
+        return task
+
+
+TASKS = {
+    "classify": Entry(
+        "recur.tasks.classify.task:CLASSIFY",
+        ClassifyOptions,
+        "Train classifiers on labelled text, compare them with simple methods, and write a report.",
+        ClassifyColumns,
+    ),
+}
+
+
+def entry_of(config: Mapping[str, Any], folder: object) -> Entry:
+    """Return the task of a run from its config.json.
+
+    Raises:
+        RunError: it is of none of the tasks.
+    """
+    name = config.get("task")
+    if name not in TASKS:
+        raise RunError(f"{folder} must be a run of recur train {' or '.join(TASKS)}, got one of {name!r}")
+    return TASKS[name]
+
+
+def chosen(kinds: Sequence[type], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given and are fields of some of `kinds`: `columns` or `decoding` of an entry."""
+    return {f.name: given[f.name] for kind in kinds for f in dataclasses.fields(kind) if f.name in given}
+
+
+def check_known(kinds: Sequence[type], given: Mapping[str, Any], run: object) -> None:
+    """Raise InputError for a flag that the task of a run does not have."""
+    known = [f.name for kind in kinds for f in dataclasses.fields(kind)]
+    for name in given:
+        if name not in known:
+            raise InputError(f"{flag(name)} is no flag for {run}; those of its task are {', '.join(map(flag, known))}")
