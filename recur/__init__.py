@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from recur.layers.attention import Attention
     from recur.layers.convert import convert, from_keras, to_keras
     from recur.layers.replace import replace
+    from recur.models.loss import sequence_loss
+    from recur.models.one_to_many import OneToMany, OneToManyConfig
     from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
     from recur.stream import Stream
     from recur.tasks.predictor import load
@@ -68,6 +70,8 @@ _HOMES = {
         *("Recurrent", "backend_info", "checkpoint_plan", "convert", "from_keras", "replace", "to_keras"),
     ),
     "recur.layers.attention": ("Attention",),
+    "recur.models.loss": ("sequence_loss",),
+    "recur.models.one_to_many": ("OneToMany", "OneToManyConfig"),
     "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
     "recur.tasks.predictor": ("load",),
     "recur.stream": ("Stream",),
@@ -90,6 +94,8 @@ __all__ = [
     "LSTMCell",
     "LastOutput",
     "MissingExtra",
+    "OneToMany",
+    "OneToManyConfig",
     "OutputMap",
     "RNNCell",
     "RecurError",
@@ -119,6 +125,7 @@ __all__ = [
     "relu",
     "replace",
     "segmented",
+    "sequence_loss",
     "sigmoid",
     "tanh",
     "to_keras",

@@ -3,6 +3,8 @@
 from recur.models.classifier import Classifier, ClassifierConfig
 from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_rate
 from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, greedy, sample
+from recur.models.loss import sequence_loss
+from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 
 __all__ = [
@@ -14,10 +16,13 @@ __all__ = [
     "EncoderDecoder",
     "EncoderDecoderConfig",
     "Hypothesis",
+    "OneToMany",
+    "OneToManyConfig",
     "StepModel",
     "beam_search",
     "draw",
     "forcing_rate",
     "greedy",
     "sample",
+    "sequence_loss",
 ]

@@ -19,6 +19,7 @@ from recur.layers.torch_nn import GRU, LSTM, RNN
 from recur.remedies import Remedies
 
 PAD, UNKNOWN, BEGIN, END = range(4)
+OUTPUTS = ["tokens", "numbers"]
 SCHEDULES = ["linear", "exponential", "inverse-sigmoid"]
 
 
@@ -31,7 +32,9 @@ class DecoderConfig(Remedies):
     """
 
     vocabulary_size: int
-    """V of what is written, at least 4: ids 0..3 are padding, unknown, <s> and </s>."""
+    """V of what is written: at least 4 tokens, of which ids 0..3 are padding, unknown, <s> and </s>; or V numbers."""
+    outputs: str = "tokens"
+    """"tokens", or "numbers", V of them at each step, which are read as they are."""
     cell: str = "lstm"
     """A name in `recur.cells.CELLS`."""
     layers: int = 1
@@ -52,20 +55,27 @@ class DecoderConfig(Remedies):
     """Share of the outputs zeroed in training after every layer, before the scores too."""
 
     def __post_init__(self) -> None:
-        least = {"vocabulary_size": 4, "layers": 1, "hidden_size": 1, "embedding_size": 1}
-        for name, low in least.items():
+        self.require_choice("outputs", OUTPUTS)
+        least = {"vocabulary_size": 4 if self.outputs == "tokens" else 1, "layers": 1, "hidden_size": 1}
+        for name, low in (least | {"embedding_size": 1}).items():
             self.require_whole(name, low)
         for name in ("embedding_dropout", "dropout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
-        choices = [*ATTENTIONS, "none"]
-        if self.attention not in choices:
-            hint = nearest(str(self.attention), choices)
-            raise InputError(f"attention must be one of {', '.join(choices)}, got {self.attention!r}{hint}")
+        self.require_choice("attention", [*ATTENTIONS, "none"])
         if self.input_feeding and self.attention == "none":
             raise InputError("input_feeding needs attention, got attention 'none'; choose one of both")
+        if self.tied and self.outputs == "numbers":
+            raise InputError("tied needs tokens, which have vectors, got outputs 'numbers'; leave it out")
         self.check_remedies(self.layers)
+
+    def require_choice(self, name: str, choices: list[str]) -> None:
+        """Raise InputError where a field is none of the choices."""
+        value = getattr(self, name)
+        if value not in choices:
+            hint = nearest(str(value), choices)
+            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
     def require_whole(self, name: str, low: int) -> None:
         """Raise InputError where a field is no whole number from `low` up."""
@@ -117,22 +127,28 @@ class Decoder(nn.Module):
 
     Attention comes after the recurrent layers: where all tokens are given, the layers run over the whole row at once.
 
+    Where numbers are written, the "tokens" below are rows of V numbers, and so are the logits, as they are predicted.
+
     Args:
         config: sizes and options.
         memory_size: K, the width of the memory; of no effect without attention.
+        input_size: the width of what `advance` reads where it is not what was written.
 
     Raises:
         InputError: an unknown cell.
     """
 
-    def __init__(self, config: DecoderConfig, memory_size: int) -> None:
+    def __init__(self, config: DecoderConfig, memory_size: int = 0, input_size: int | None = None) -> None:
         super().__init__()
         self.config = config
         attends = config.attention != "none"
-        self.embedding = TokenEmbedding(config.vocabulary_size, config.embedding_size)
+        self.embedding: TokenEmbedding | None = None
+        if config.outputs == "tokens" and input_size is None:
+            self.embedding = TokenEmbedding(config.vocabulary_size, config.embedding_size)
+        written = self.embedding.embedding_size if self.embedding else config.vocabulary_size
         self.recurrent = config.layer(
             config.cell,
-            config.embedding_size + (config.readout_size if config.input_feeding else 0),
+            (input_size or written) + (config.readout_size if config.input_feeding else 0),
             config.hidden_size,
             config.layers,
             dropout=config.dropout if config.layers > 1 else 0.0,
@@ -144,7 +160,7 @@ class Decoder(nn.Module):
         self.combine = nn.Linear(width, config.readout_size, bias=False) if combines else None
         self.dropout = nn.Dropout(config.dropout)
         self.scores = nn.Linear(config.readout_size, config.vocabulary_size)
-        if config.tied and self.embedding.word is not None:
+        if config.tied and self.embedding is not None and self.embedding.word is not None:
             self.scores.weight = self.embedding.word.weight
 
     def start(self, recurrent: State, values: Tensor | None = None, lengths: Tensor | None = None) -> DecoderState:
@@ -169,12 +185,12 @@ class Decoder(nn.Module):
         """Read rows of tokens.
 
         Args:
-            tokens: ids, int64 [B, U]; the first one of each row is always read.
+            tokens: ids, int64 [B, U], or numbers [B, U, V]; the first step of each row is always read.
             state: the state before the first token.
             lengths: valid steps of each row, [B]; what is returned beyond them is of no meaning.
             forcing: probability of reading a given token; else what the model scores highest is read in its place,
                 drawn for every row and step (Bengio et al. 2015, arXiv:1506.03099, section 2.4). The draw is
-                torch's, and no gradient flows through what is read.
+                torch's. Gradients flow through numbers that are read, not through tokens.
 
         Raises:
             InputError: `forcing` is not in 0..1.
@@ -183,32 +199,31 @@ class Decoder(nn.Module):
             raise InputError(f"`forcing` must be from 0 to 1, got {forcing!r}")
         mask = self._feature_mask(len(tokens))
         if forcing == 1 and not self.config.input_feeding:
-            return self._advance(self._embed(tokens, mask), state, lengths)
-        given = torch.rand(tokens.shape, device=tokens.device) < forcing
+            return self.advance(self._embed(tokens, mask), state, lengths)
+        given = torch.rand(tokens.shape[:2], device=tokens.device) < forcing
         readouts: list[Tensor] = []
         weights: list[Tensor] = []
         for t in range(tokens.shape[1]):
             now = tokens[:, t]
             own = (~given[:, t]).nonzero().squeeze(1) if t else now[:0]
             if len(own):
-                with torch.no_grad():
-                    now = now.index_copy(0, own, self.scores(readouts[-1][own, 0]).argmax(-1))
-            readout, weight, state = self._advance(self._embed(now[:, None], mask), state)
+                now = now.index_copy(0, own, self._own(readouts[-1][own, 0]))
+            readout, weight, state = self.advance(self._embed(now[:, None], mask), state)
             readouts.append(readout)
             weights += [] if weight is None else [weight]
         return Read(torch.cat(readouts, 1), torch.cat(weights, 1) if weights else None, state)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one token of every row: ids, int64 [N] -> logits of the next [N, V], and the state after."""
-        readout, _, state = self._advance(self.embedding(tokens[:, None]), state)
+        readout, _, state = self.advance(self._embed(tokens[:, None], None), state)
         return self.scores(readout[:, 0]), state
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """Return the state of some rows, see `DecoderState.select`."""
         return state.select(rows)
 
-    def _advance(self, inputs: Tensor, state: DecoderState, lengths: Tensor | None = None) -> Read:
-        """Run the layers over vectors [B, U, D], U being 1 with input feeding."""
+    def advance(self, inputs: Tensor, state: DecoderState, lengths: Tensor | None = None) -> Read:
+        """Read vectors [B, U, D] from a state on, U being 1 with input feeding; `lengths` are as for `read`."""
         if state.fed is not None:
             inputs = torch.cat([inputs, state.fed[:, None]], -1)
         output, recurrent = run(self.recurrent, inputs, state.recurrent, lengths=lengths)
@@ -223,13 +238,22 @@ class Decoder(nn.Module):
         return Read(readout, weights, DecoderState(recurrent, state.memory, fed))
 
     def _embed(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        vectors: Tensor = self.embedding(tokens)
+        vectors: Tensor = tokens if self.embedding is None else self.embedding(tokens)
         return vectors if mask is None else vectors * mask
 
+    def _own(self, readout: Tensor) -> Tensor:
+        """Return what the decoder would write: tokens [N], or numbers [N, V]."""
+        if self.config.outputs == "numbers":
+            numbers: Tensor = self.scores(readout)
+            return numbers
+        with torch.no_grad():
+            best: Tensor = self.scores(readout).argmax(-1)
+        return best
+
     def _feature_mask(self, rows: int) -> Tensor | None:
-        """Draw the features that are dropped all along a row."""
+        """Draw the features of tokens' vectors that are dropped all along a row."""
         rate = self.config.embedding_dropout
-        if not self.training or not rate:
+        if not self.training or not rate or self.embedding is None:
             return None
         return F.dropout(self.scores.weight.new_ones(rows, 1, self.config.embedding_size), rate)
 
