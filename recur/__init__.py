@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
     from recur.stream import Stream
     from recur.tasks.predictor import load
-    from recur.tasks.probe import probe
+    from recur.tasks.probe.task import probe
 
 __version__ = "0.1.0"
 
@@ -75,7 +75,7 @@ _HOMES = {
     "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
     "recur.tasks.predictor": ("load",),
     "recur.stream": ("Stream",),
-    "recur.tasks.probe": ("probe",),
+    "recur.tasks.probe.task": ("probe",),
 }
 
 __all__ = [

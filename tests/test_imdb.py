@@ -10,7 +10,7 @@ import recur
 from recur.data import read_table
 from recur.tasks.classify.options import ClassifyOptions
 from recur.tasks.classify.task import CLASSIFY
-from recur.tasks.job import train_run
+from recur.tasks.job_run import train_run
 
 
 @pytest.mark.data

@@ -9,10 +9,10 @@ import torch
 import recur
 from recur import InputError
 from recur.app.main import main
-from recur.tasks import probe_train
 from recur.tasks.interrupt import Interrupted
-from recur.tasks.probe_options import ProbeOptions
-from recur.tasks.probe_train import FreshBatches
+from recur.tasks.probe import train as probe_train
+from recur.tasks.probe.options import ProbeOptions
+from recur.tasks.probe.train import FreshBatches
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import torch
 
 import recur
 from recur.tasks.figures import pearson, spearman
-from recur.tasks.probe_flow import compare, foretell
+from recur.tasks.probe.flow import compare, foretell
 
 
 def test_correlations():

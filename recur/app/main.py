@@ -47,7 +47,7 @@ def _add(name: str, entry: Entry) -> None:
     """Make the command `recur train NAME`."""
 
     def command(*, options: Path | None = None, **given: Any) -> None:
-        from recur.tasks.job import resumed_options
+        from recur.tasks.job_run import resumed_options
 
         values = (read_toml(options) if options else {}) | given
         source = str(options) if options else f"recur train {name}"
@@ -72,8 +72,8 @@ for _name, _entry in TASKS.items():
 
 def _train(name: str, options: Any) -> None:
     from recur.tasks.interrupt import Interrupted
-    from recur.tasks.job import train_run
     from recur.tasks.job_result import summary
+    from recur.tasks.job_run import train_run
     from recur.tasks.run import read_metrics
 
     task, folder = TASKS[name].task, options.folder

@@ -6,7 +6,7 @@ from typing import Any
 
 from recur.app.flags import with_flags
 from recur.tasks.options import make_options
-from recur.tasks.probe_options import ProbeOptions
+from recur.tasks.probe.options import ProbeOptions
 
 
 def probe(task: str | None = None, /, **given: Any) -> None:
@@ -25,7 +25,7 @@ def probe(task: str | None = None, /, **given: Any) -> None:
         raise InputError(f"the task is missing: recur probe TASK, one of {', '.join(PROBES)}")
     options = make_options(ProbeOptions, given, "recur probe")
     from recur.tasks.interrupt import Interrupted
-    from recur.tasks.probe import resumed, run_probe
+    from recur.tasks.probe.task import resumed, run_probe
 
     if options.resume:
         task, options = resumed(task, given)

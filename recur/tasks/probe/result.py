@@ -10,9 +10,9 @@ from recur.data.probes import Probe
 from recur.report import write_report
 from recur.tasks.figures import mean_interval
 from recur.tasks.job_result import columns
-from recur.tasks.probe_flow import WHEN, Foretold, compare
-from recur.tasks.probe_options import ProbeOptions
-from recur.tasks.probe_train import LEARNED
+from recur.tasks.probe.flow import WHEN, Foretold, compare
+from recur.tasks.probe.options import ProbeOptions
+from recur.tasks.probe.train import LEARNED
 from recur.tasks.progress import duration
 
 
@@ -85,7 +85,7 @@ class ProbeResult:
         Raises:
             RunError: it cannot be written.
         """
-        from recur.tasks.probe_report import compose_report
+        from recur.tasks.probe.report import compose_report
 
         write_report(path, compose_report(self))
 

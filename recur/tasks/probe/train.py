@@ -15,8 +15,8 @@ from recur.gradients.initialisation import chrono_
 from recur.layers import make
 from recur.tasks.checkpoint import seed_all
 from recur.tasks.figures import Sums
-from recur.tasks.probe_flow import foretell
-from recur.tasks.probe_options import ProbeOptions
+from recur.tasks.probe.flow import foretell
+from recur.tasks.probe.options import ProbeOptions
 from recur.tasks.progress import Progress
 from recur.tasks.training import Diverged, Objective, train
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from recur.report import Block, Command, Fact, LineChart, Report, Section, Series, Settings, Table
 from recur.tasks.options import flag
-from recur.tasks.probe_flow import WHEN
-from recur.tasks.probe_options import ProbeOptions
-from recur.tasks.probe_result import ProbeResult, cell_text, error_of, figure, foretold_text
-from recur.tasks.probe_train import LEARNED
+from recur.tasks.probe.flow import WHEN
+from recur.tasks.probe.options import ProbeOptions
+from recur.tasks.probe.result import ProbeResult, cell_text, error_of, figure, foretold_text
+from recur.tasks.probe.train import LEARNED
 from recur.tasks.progress import duration
 from recur.tasks.run import versions
 

@@ -19,10 +19,10 @@ from recur.files import write_json
 from recur.report import write_report
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.options import make_options
-from recur.tasks.probe_options import FREE_ON_RESUME, ProbeOptions
-from recur.tasks.probe_report import compose_report
-from recur.tasks.probe_result import ProbeResult, verdict
-from recur.tasks.probe_train import Case, held_out, train_case
+from recur.tasks.probe.options import FREE_ON_RESUME, ProbeOptions
+from recur.tasks.probe.report import compose_report
+from recur.tasks.probe.result import ProbeResult, verdict
+from recur.tasks.probe.train import Case, held_out, train_case
 from recur.tasks.progress import Progress, duration
 from recur.tasks.run import (
     carried_on,
@@ -45,7 +45,7 @@ def probe(task: str, **options: Any) -> ProbeResult:
 
     Args:
         task: "reber", "adding", "copy", "order", "latest", "count" or "agreement".
-        **options: the fields of `recur.tasks.probe_options.ProbeOptions`; without `out` nothing is kept on disk.
+        **options: the fields of `recur.tasks.probe.options.ProbeOptions`; without `out` nothing is kept on disk.
 
     Returns:
         What was found; `print(result)` shows the table, `result.save("x.html")` writes the page.
