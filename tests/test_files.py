@@ -38,12 +38,12 @@ def mount(tmp_path):
 def test_a_full_disk_is_said_to_be_full(mount):
     disk = mount("size=300k")
     save_checkpoint(disk / "trainer.ckpt", {"format": 1, "values": torch.ones(9)})
-    save_model(disk, nn.Linear(3, 4))
+    save_model(disk, nn.Linear(3, 4).state_dict())
     resume = r"could not be written: the disk is full \(No space left on device\); .* then carry on with --resume$"
     with pytest.raises(RunError, match=rf"trainer\.ckpt {resume}"):
         save_checkpoint(disk / "trainer.ckpt", {"format": 1, "values": torch.ones(200_000)})
     with pytest.raises(RunError, match=rf"model\.safetensors {resume}"):
-        save_model(disk, nn.Linear(300, 400))
+        save_model(disk, nn.Linear(300, 400).state_dict())
     with pytest.raises(RunError, match=r"report\.html could .*the disk is full .*; free some space and try again$"):
         write_text(disk / "report.html", "x" * 500_000)
     assert load_checkpoint(disk / "trainer.ckpt")["values"].tolist() == [1.0] * 9

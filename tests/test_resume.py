@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+import recur
 from recur.app.main import main
 from recur.tasks.checkpoint import load_checkpoint
 
@@ -116,6 +117,17 @@ def test_resuming_refuses_other_options_and_other_data(data, straight, tmp_path,
     moved.write_bytes(data.read_bytes())
     assert main([*resume, "--train", str(moved)]) == 0
     assert (out / "metrics.json").exists()
+
+
+def test_a_stopped_run_answers_as_after_its_best_epoch_so_far(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    code, errors = stopped(data, out, signal.SIGINT, lambda: lines(out / "metrics.jsonl") >= 1)
+    assert code == 130
+    assert "answers as it did after its best epoch so far" in errors
+    best = load_checkpoint(out / "trainer.ckpt")["best"]
+    model = recur.load(out).model
+    assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
+    assert main(["predict", str(out), "a good film"]) == 0
 
 
 def test_there_must_be_a_run_to_resume(tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_an_unfinished_run_has_no_metrics(tmp_path):
 
 def test_a_model_comes_back_to_the_bit_and_can_be_read_by_others(tmp_path):
     model, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
-    save_model(tmp_path, model)
+    save_model(tmp_path, model.state_dict())
     load_model(tmp_path, other)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
     (tmp_path / "plain").touch()
@@ -99,10 +99,24 @@ def test_a_model_comes_back_to_the_bit_and_can_be_read_by_others(tmp_path):
     assert modes[0] == modes[1]
 
 
+def test_tied_weights_are_written_once_and_come_back_tied(tmp_path):
+    def tied():
+        model = nn.ModuleDict({"embedding": nn.Embedding(50, 40), "scores": nn.Linear(40, 50)})
+        model["scores"].weight = model["embedding"].weight
+        return model
+
+    model, other = tied(), tied()
+    save_model(tmp_path, model.state_dict())
+    assert (tmp_path / "model.safetensors").stat().st_size < 1.5 * 4 * 50 * 40
+    load_model(tmp_path, other)
+    assert torch.equal(other["scores"].weight, model["scores"].weight)
+    assert other["scores"].weight is other["embedding"].weight
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 100, "pickle", "cut"])
 def test_a_model_file_that_is_not_safetensors_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
-    save_model(tmp_path, nn.Linear(3, 4))
+    save_model(tmp_path, nn.Linear(3, 4).state_dict())
     if content == "pickle":
         torch.save(nn.Linear(3, 4).state_dict(), path)
     else:
@@ -114,14 +128,14 @@ def test_a_model_file_that_is_not_safetensors_is_named(tmp_path, content):
 def test_a_model_of_another_shape_is_named(tmp_path):
     with pytest.raises(RunError, match=r"model\.safetensors is missing: the run is not finished"):
         load_model(tmp_path, nn.Linear(3, 4))
-    save_model(tmp_path, nn.Linear(3, 4))
+    save_model(tmp_path, nn.Linear(3, 4).state_dict())
     with pytest.raises(RunError, match=r"model\.safetensors does not fit the network in config\.json.*size mismatch"):
         load_model(tmp_path, nn.Linear(3, 5))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_a_full_disk_keeps_the_model_before(tmp_path, monkeypatch):
-    save_model(tmp_path, nn.Linear(3, 4))
+    save_model(tmp_path, nn.Linear(3, 4).state_dict())
     before = (tmp_path / "model.safetensors").read_bytes()
 
     def full(state, path):
@@ -134,7 +148,7 @@ def test_a_full_disk_keeps_the_model_before(tmp_path, monkeypatch):
         RunError,
         match=r"model\.safetensors could not be written: the disk is full \(No space left on device\); .* --resume",
     ):
-        save_model(tmp_path, nn.Linear(3, 4))
+        save_model(tmp_path, nn.Linear(3, 4).state_dict())
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 

@@ -88,7 +88,7 @@ def test_it_learns_and_writes_a_line_per_epoch(tmp_path, capsys):
     assert [line["epoch"] for line in lines] == list(range(1, 16))
     assert lines[-1]["validation"]["loss"] < 0.1 * Rows().y.var()
     assert training.history == lines
-    assert {p.name for p in tmp_path.iterdir()} == {"trainer.ckpt", "metrics.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == {"trainer.ckpt", "metrics.jsonl", "model.safetensors"}
     assert capsys.readouterr() == ("", "")
 
 

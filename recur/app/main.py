@@ -82,6 +82,8 @@ def _train(name: str, options: Any) -> None:
     except Interrupted as stopped:
         command = shlex.join(["recur", "train", name, "--resume", "--out", str(folder)])
         print(f"\nstopped; carry it on with:\n  {command}", file=sys.stderr)
+        if (folder / "model.safetensors").is_file():
+            print(f"until then {folder} answers as it did after its best epoch so far", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     metrics = read_metrics(folder)
     print(summary(metrics, task.figure))

@@ -30,7 +30,6 @@ from recur.tasks.run import (
     locked,
     make_folder,
     read_config,
-    save_model,
     versions,
     write_config,
 )
@@ -167,7 +166,6 @@ def _train_member(task: Task[O, D], options: O, data: D, origin: dict[str, Any],
         look=objective.look,
     )
     progress.label = ""
-    save_model(folder, training.model)
     return Trained(options, setup, training)
 
 

@@ -21,7 +21,7 @@ import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from recur.errors import InputError, RunError
 from recur.files import write_atomic, write_json
@@ -239,9 +239,15 @@ def _read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def save_model(folder: Path, model: nn.Module) -> None:
-    """Write model.safetensors: tensors and nothing else."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def save_model(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors: tensors and nothing else.
+
+    Args:
+        folder: the run.
+        weights: a module's `state_dict`; tensors that are one and the same are written once.
+    """
+    names = {(value.data_ptr(), value.shape): name for name, value in reversed([*weights.items()])}
+    state = {name: weights[name].detach().cpu().contiguous() for name in sorted(names.values())}
 
     def write(beside: Path) -> None:
         try:
@@ -271,6 +277,11 @@ def load_model(folder: Path, model: nn.Module) -> None:
         raise RunError(f"{path} is missing: the run is not finished; carry it on with --resume") from None
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged or not a safetensors file: {error}") from error
+    shared: dict[int, str] = {}
+    for name, value in model.state_dict().items():
+        first = shared.setdefault(value.data_ptr(), name)
+        if name not in state and first in state:
+            state[name] = state[first]
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

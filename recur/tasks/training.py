@@ -33,6 +33,7 @@ from recur.tasks.interrupt import Interrupted, Stop
 from recur.tasks.optimizer import WeightAverage, learning_rate, make_optimizer
 from recur.tasks.options import TrainingOptions
 from recur.tasks.progress import Progress
+from recur.tasks.run import save_model
 
 # so many rows of a batch tell where its gradients go
 WATCHED_ROWS = 8
@@ -148,6 +149,7 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}
+        self._written = 0
         self._elapsed = 0.0
         self._started = self._saved = time.monotonic()
         self._random: dict[str, Any] | None = None
@@ -263,7 +265,7 @@ class Training:
         is_best = not self.best_epoch or self._score(self.epoch) > self._score(self.best_epoch)
         if is_best:
             self.best_epoch = self.epoch
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = _copies(self.model.state_dict())
         else:
             self.halvings += 1
         self.progress.epoch(self.options.epochs, self.history[-1], monitor, is_best)
@@ -340,6 +342,10 @@ class Training:
         }
         save_checkpoint(self.folder / "trainer.ckpt", state)
         self._write_history()
+        if self._written != self.best_epoch:
+            # a run that was stopped can be used as well
+            save_model(self.folder, self.best)
+            self._written = self.best_epoch
         self._saved = time.monotonic()
 
     def load(self) -> None:
@@ -376,6 +382,15 @@ class Training:
         write_text(self.folder / "metrics.jsonl", "".join(lines))
         if self.watch:
             write_text(self.folder / "gradients.jsonl", self.watch.text())
+
+
+def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors; those that are one and the same stay so."""
+    once: dict[tuple[Any, ...], Tensor] = {}
+    return {
+        name: once.setdefault((value.data_ptr(), value.shape), value.detach().clone())
+        for name, value in weights.items()
+    }
 
 
 def train(
