@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import recur
-from recur import LSTM, RNN, Cell, InputError, Recurrent, State, gradient_flow
+from recur import GRU, LSTM, RNN, Cell, InputError, Recurrent, State, gradient_flow
 from recur.cells import CELLS
 from recur.flow.jacobians import RowJacobians
 from recur.flow.measure import _run
 from recur.flow.result import GateUse
+from recur.flow.sampled import sampled_lags
 from recur.flow.verdict import _saturated
 
 
@@ -193,6 +194,8 @@ def test_steps_have_the_jacobians_that_autograd_finds(name):
         flat = torch.cat([before[n][0, 1] for n in names])
         wanted = torch.autograd.functional.jacobian(step, flat)
         torch.testing.assert_close(jacobians(t, t + 1)[0].clone(), wanted, atol=1e-12, rtol=1e-9)
+        back = jacobians.back(torch.eye(jacobians.size), t)
+        torch.testing.assert_close(back, wanted.float(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "lstm-peephole"])
@@ -652,3 +655,35 @@ def test_spectra_at_some_steps_are_those_of_all_and_interpolated_between():
     np.testing.assert_allclose(some.step_singular_values[::4], full.step_singular_values[::4])
     np.testing.assert_allclose(some.step_singular_values[-1], full.step_singular_values[-1])
     assert not np.isnan(some.step_singular_values).any()
+
+
+def large(name):
+    """Return a layer whose state has more than 128 entries."""
+    torch.manual_seed(0)
+    kind, _, start = name.partition(" ")
+    net = {"RNN": RNN, "GRU": GRU, "LSTM": LSTM}[kind](8, 136 if kind != "LSTM" else 72)
+    if start == "orthogonal":
+        recur.orthogonal_(net)
+    elif start == "bias":
+        recur.forget_bias_(net, 2.0)
+    elif start:
+        for parameter in net.parameters():
+            parameter.data *= float(start)
+    return net
+
+
+@pytest.mark.parametrize("name", ["RNN", "RNN orthogonal", "RNN 4", "GRU 3", "LSTM", "LSTM bias", "LSTM 3"])
+def test_spectra_of_large_states_are_sampled(name):
+    net, x = large(name), torch.randn(60, 2, 8)
+    full, some = gradient_flow(net, x, every=1), gradient_flow(net, x)
+    at = 59 - np.array(sampled_lags(60))
+    assert len(at) < 20
+    for field in ("log_jacobian", "log_singular_values"):
+        exact, found = getattr(full, field), getattr(some, field)
+        np.testing.assert_allclose(found[at], exact[at], atol=5e-3)
+        np.testing.assert_allclose(found, exact, atol=0.4)
+    assert abs(some.horizon - full.horizon) <= 1
+    assert some.verdict == full.verdict
+    assert (np.abs(some.lyapunov - full.lyapunov) < 4 * np.hypot(some.lyapunov_error, full.lyapunov_error)).all()
+    np.testing.assert_allclose(some.step_singular_values, full.step_singular_values, rtol=0.3)
+    np.testing.assert_allclose(some.step_singular_values[-1], full.step_singular_values[-1], rtol=2e-3)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recur.errors import InputError
+from recur.flow.sampled import sampled_lags, sampled_spectra
 from recur.flow.spectrum import horizon, lyapunov, product_spectrum, step_spectrum
 
 WHOLE = slice(None)
@@ -22,6 +23,9 @@ class Steps:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         return self.jacobians[start:stop]
+
+    def back(self, rows: Tensor, step: int) -> Tensor:
+        return rows @ self.jacobians[step].float()
 
 
 def rotation(n: int, seed: int) -> Tensor:
@@ -204,6 +208,37 @@ def test_what_a_large_product_hides_from_the_observed_part():
     lags = np.arange(79, -1, -1)
     assert np.abs(norms + lags).max() < 1e-6
     assert np.abs(values - lags[:, None] * rates.sort(descending=True).values[:3].numpy()).max() < 1e-6
+
+
+def test_sampled_spectra_beyond_the_range_of_floats():
+    basis, rates = rotation(140, 0), torch.linspace(0.4, -1, 140, dtype=torch.float64)
+    spectra = sampled_spectra(Steps((basis * rates.exp() @ basis.T).expand(3_000, 140, 140)), 3, WHOLE)
+    lags = np.arange(2_999, -1, -1)
+    error = np.abs(spectra.log_values - lags[:, None] * rates[:3].numpy())
+    assert error[2_999 - np.array(sampled_lags(3_000))].max() < 1e-3
+    assert error.max() < 0.05
+    assert np.array_equal(spectra.log_norm, spectra.log_values[:, 0])
+    assert spectra.exponents == pytest.approx(rates[:3].numpy(), abs=1e-3)
+    assert spectra.step_values == pytest.approx(np.broadcast_to(rates[:3].exp().numpy(), (3_000, 3)), rel=1e-3)
+
+
+def test_sampled_spectra_are_none_where_what_was_left_out_comes_back():
+    logs = torch.zeros(100, 140, dtype=torch.float64)
+    logs[50:, :20] = -2.0
+    logs[:50, :20] = torch.linspace(3, 4, 20)
+    assert sampled_spectra(chain(logs, permutation), 6, WHOLE) is None
+    logs[:50, :20] = -1.0
+    values = sampled_spectra(chain(logs, permutation), 6, WHOLE).log_values
+    assert np.abs(values).max() < 1e-3
+
+
+def test_sampled_lags_reach_from_the_first_to_the_last():
+    for steps in (1, 2, 3, 50, 200):
+        lags = sampled_lags(steps)
+        assert lags[0] == 0
+        assert lags[-1] == steps - 1
+        assert lags == sorted(set(lags))
+    assert len(lags) < 25
 
 
 def test_one_step():

@@ -46,7 +46,7 @@ def _judge(name: str, matrix: Tensor, gamma: float | None, measured: str) -> Cri
     matrix = matrix.detach().cpu()
     eigenvalues = np.linalg.eigvals(matrix.numpy())
     entry, radius = float(matrix.abs().max()), float(np.abs(eigenvalues).max())
-    sigma = float(torch.linalg.matrix_norm(matrix, 2))
+    sigma = float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1].clamp(min=0).sqrt())
     bound = None if gamma is None else sigma * gamma
     says = {
         "largest entry": _foretold(entry),

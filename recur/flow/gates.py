@@ -57,15 +57,16 @@ class GateTally:
                 )
             tally, edge = self._tallies[name], _lowest(node)
             tally.total += value.sum(0, dtype=torch.float64)
-            tally.low += int((value < (LOW if edge == 0 else -HIGH)).sum())
-            tally.high += int((value > HIGH).sum())
-            if self._bins and value.numel():
-                tally.counts += torch.histc(value.float(), BINS, edge, 1).cpu()
+            tally.low += int((value < (LOW if edge == 0 else -HIGH)).count_nonzero())
+            tally.high += int((value > HIGH).count_nonzero())
+            if self._bins:
+                places = ((value - edge) * (BINS / (1 - edge))).to(torch.uint8).clamp_(max=BINS - 1)
+                tally.counts += places.flatten().bincount(minlength=BINS).cpu()
         self._count += len(next(iter(seen.values()))) if seen else 0
         if self._is_lstm and self._bins:
             i, f = seen["i"] > 0.5, seen["f"] > 0.5
-            both, add = i.numel(), int((i & f).sum())
-            i_open, f_open = int(i.sum()), int(f.sum())
+            both, add = i.numel(), int((i & f).count_nonzero())
+            i_open, f_open = int(i.count_nonzero()), int(f.count_nonzero())
             found = {"add": add, "keep": f_open - add, "overwrite": i_open - add, "clear": both - i_open - f_open + add}
             for name, count in found.items():
                 self._truth[name] += count

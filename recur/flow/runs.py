@@ -267,6 +267,11 @@ class EquationRun(CellRun):
             self._double = Weights(*(None if w is None else w.detach().double() for w in self.given.weights))  # type: ignore[arg-type]
         return self._double
 
+    def stacked(self) -> dict[Node, Tensor]:
+        """Return for each argument of products the matrices that it is multiplied with, one above the other."""
+        assert self.linear is not None
+        return _stacked(self.linear, self.given.weights, self.equation)
+
     def sweep(self, direct: States, last: States, look: Callable[[int, int, Values], None] | None = None) -> Swept:
         """Go back through time by the slopes; `look` is shown the nodes' values, chunk by chunk."""
         if self.linear is None:
@@ -277,7 +282,7 @@ class EquationRun(CellRun):
         swept = Swept.empty(self.after)
         arriving = {name: torch.zeros_like(value) for name, value in self.initial.items()}
         ends = set(self.lengths.tolist())
-        stacked = _stacked(self.linear, self.given.weights, self.equation)
+        stacked = self.stacked()
         for start, stop in self.chunks():
             values = self.values(start, stop)
             if look is not None:
