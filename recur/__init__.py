@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from recur.layers.attention import Attention
     from recur.layers.convert import convert, from_keras, to_keras
+    from recur.layers.crf import CRF
     from recur.layers.replace import replace
     from recur.models.loss import sequence_loss
     from recur.models.one_to_many import OneToMany, OneToManyConfig
@@ -70,6 +71,7 @@ _HOMES = {
         *("Recurrent", "backend_info", "checkpoint_plan", "convert", "from_keras", "replace", "to_keras"),
     ),
     "recur.layers.attention": ("Attention",),
+    "recur.layers.crf": ("CRF",),
     "recur.models.loss": ("sequence_loss",),
     "recur.models.one_to_many": ("OneToMany", "OneToManyConfig"),
     "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
@@ -80,6 +82,7 @@ _HOMES = {
 
 __all__ = [
     "CELLS",
+    "CRF",
     "GRU",
     "LSTM",
     "RNN",

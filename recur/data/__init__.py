@@ -13,6 +13,7 @@ from recur.data.sequences import Sequences, SequenceWriter, truncate
 from recur.data.stream import StreamFile, StreamWindows, Window, write_stream
 from recur.data.subwords import Subwords
 from recur.data.tables import Table, fingerprint, read_table
+from recur.data.tagged import Sentence, TagColumns, TaggedFile
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vectors import WordVectors, one_hot_table, read_vectors
 from recur.data.vocabulary import PAD, UNKNOWN, Indexer, Vocabulary, index_tokens
@@ -26,12 +27,15 @@ __all__ = [
     "LengthBatches",
     "PairBatch",
     "PairBatches",
+    "Sentence",
     "SequenceWriter",
     "Sequences",
     "StreamFile",
     "StreamWindows",
     "Subwords",
     "Table",
+    "TagColumns",
+    "TaggedFile",
     "Tokenizer",
     "Vocabulary",
     "Window",

@@ -1,7 +1,7 @@
 """Words and their ids: 0 is padding, 1 any unknown word, then the words by falling frequency."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress, count, repeat
 from pathlib import Path
 
@@ -57,6 +57,11 @@ class Vocabulary:
         counts: Counter[str] = Counter()
         for tokens in token_lists:
             counts.update(tokens)
+        return cls.of(counts, size, min_count)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], size: int | None = None, min_count: int = 1) -> "Vocabulary":
+        """Keep the frequent ones of words that were counted, see `build`."""
         return cls(_frequent(list(counts), np.fromiter(counts.values(), np.int64), size, min_count))
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, gree
 from recur.models.loss import sequence_loss
 from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
+from recur.models.tagger import Tagger, TaggerConfig, TaggerInput
 
 __all__ = [
     "Classifier",
@@ -19,6 +20,9 @@ __all__ = [
     "OneToMany",
     "OneToManyConfig",
     "StepModel",
+    "Tagger",
+    "TaggerConfig",
+    "TaggerInput",
     "beam_search",
     "draw",
     "forcing_rate",
