@@ -32,9 +32,11 @@ from recur.report import (
     Planes,
     Report,
     Section,
+    Sentences,
     Series,
     Settings,
     Table,
+    Word,
     render,
     write_report,
 )
@@ -69,6 +71,7 @@ def every_block(text="words"):
         Confusion([f"{text}{i}" for i in range(14)], [[3] * 14] * 14),
         Table(text, [text, "n"], [[text, 1.5], ["other", 2]], text),
         Mistakes(text, [Mistake(text, text, text, 0.9), Mistake(f"{text} {LONG} " * 3, text, text, 0.8)]),
+        Sentences(text, [[Word(text), Word(text, text, text), Word(LONG)], [Word(text)]]),
         Items(text, [Item(text, text, text, text), Item(text, text)]),
         Settings({text: {text: text}}, text),
         Command(f"recur train classify --train {text}"),
@@ -186,6 +189,7 @@ def test_empty_lists_say_so():
         Mistakes("t", []),
         Settings({}),
         Items("t", []),
+        Sentences("t", []),
         HeatMap("t", "x", "y", "v", np.zeros((2, 3)), log=True),
         HeatMap("t", "x", "y", "v", np.zeros((0, 3))),
         Planes("t", [], []),
@@ -195,7 +199,7 @@ def test_empty_lists_say_so():
     html = render(report_of(*blocks))
     assert html.count("No values to show.") == 9
     assert "No rows to show." in html
-    assert html.count(">None.<") == 2
+    assert html.count(">None.<") == 3
     Outline(render(Report("", "", [], [], "2026-11-21", "0.1.0")))
 
 

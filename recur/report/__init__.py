@@ -17,9 +17,11 @@ from recur.report.blocks import (
     Note,
     Plane,
     Planes,
+    Sentences,
     Series,
     Settings,
     Table,
+    Word,
 )
 from recur.report.page import Fact, Report, Section, render, write_report
 
@@ -43,9 +45,11 @@ __all__ = [
     "Planes",
     "Report",
     "Section",
+    "Sentences",
     "Series",
     "Settings",
     "Table",
+    "Word",
     "render",
     "write_report",
 ]

@@ -299,6 +299,29 @@ class Mistakes:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a sentence.
+
+    Args:
+        text: the word.
+        given: what a model said of it, where that is wrong; empty for a word that is right.
+        truth: what it should have said.
+    """
+
+    text: str
+    given: str = ""
+    truth: str = ""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences whose wrong words are marked, with what was said of them and what is true."""
+
+    title: str
+    items: Sequence[Sequence[Word]]
+
+
+@dataclass(frozen=True)
 class Item:
     """A point of a list.
 
@@ -367,6 +390,7 @@ Block = (
     | Confusion
     | Table
     | Mistakes
+    | Sentences
     | Items
     | Settings
     | Command
