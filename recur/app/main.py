@@ -86,7 +86,7 @@ def _train(name: str, options: Any) -> None:
             print(f"until then {folder} answers as it did after its best epoch so far", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     metrics = read_metrics(folder)
-    print(summary(metrics, task.figure))
+    print(summary(metrics, task.figure_of(metrics["test"])))
     for note in metrics["notes"]:
         print(f"note: {note}")
     print(f"report: {folder / 'report.html'}")

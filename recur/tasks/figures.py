@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 class Sums:
@@ -17,13 +16,14 @@ class Sums:
         self.sums = dict(sums or {})
         self.counts = dict(counts or {})
 
-    def add(self, means: Mapping[str, Tensor], count: int) -> None:
-        """Take the means of a batch of `count` items in."""
+    def add(self, means: Mapping[str, Any], count: int) -> None:
+        """Take the means of a batch of `count` items in; a pair is a mean and the number of its own items."""
         for name, mean in means.items():
-            value = float(mean.detach())
-            finite = math.isfinite(value)
-            self.sums[name] = self.sums.get(name, 0.0) + (value * count if finite else 0.0)
-            self.counts[name] = self.counts.get(name, 0) + (count if finite else 0)
+            value, items = mean if isinstance(mean, tuple) else (mean, count)
+            number = float(value.detach())
+            finite = math.isfinite(number)
+            self.sums[name] = self.sums.get(name, 0.0) + (number * items if finite else 0.0)
+            self.counts[name] = self.counts.get(name, 0) + (items if finite else 0)
 
     def mean(self, name: str) -> float:
         """Return the mean of a figure, NaN if there is none."""

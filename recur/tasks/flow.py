@@ -76,7 +76,7 @@ def _networks(folder: Path) -> dict[str, Path]:
     if not members:
         return {f"{metrics['cell']}-{metrics['seed']}": folder}
     best: dict[str, str] = {}
-    figure, found = TASKS[config["task"]].task.figure, metrics.get("members", {})
+    figure, found = TASKS[config["task"]].task.figure_of(metrics["test"]), metrics.get("members", {})
 
     def rank(name: str) -> tuple[float, float]:
         validation = found[name]["validation"]

@@ -165,15 +165,20 @@ class Result(Generic[D]):
     def strongest(self) -> Baseline | None:
         """The baseline that is best on the test part."""
         rivals = [baseline for baseline in self.baselines if baseline.test is not None]
-        return max(rivals, key=lambda b: self.task.figure.better(b.test), default=None)
+        return max(rivals, key=lambda b: self.figure.better(b.test), default=None)
+
+    @property
+    def figure(self) -> Figure:
+        """The figure that all is compared by."""
+        return self.task.figure_of(dataclasses.asdict(self.members[0].test))
 
     def value(self, scores: Any) -> float:
         """Return the figure of some scores."""
-        return float(getattr(scores, self.task.figure.name))
+        return float(getattr(scores, self.figure.name))
 
     def reached(self, scores: Any) -> float:
         """Return a number that rises with how good some scores are."""
-        return self.task.figure.better(self.value(scores))
+        return self.figure.better(self.value(scores))
 
 
 @dataclass(frozen=True)
@@ -260,6 +265,14 @@ class Task(ABC, Generic[O, D]):
     """As in `recur train NAME`."""
     options: type[O]
     figure: Figure
+
+    def figure_of(self, scores: Mapping[str, Any]) -> Figure:
+        """Return the figure that networks are compared by, where it hangs on the data.
+
+        Args:
+            scores: of a network on the test part, as metrics.json has them.
+        """
+        return self.figure
 
     @abstractmethod
     def read(self, options: O, progress: Progress) -> D:

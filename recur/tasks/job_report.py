@@ -61,7 +61,7 @@ def compose_report(result: Result[Any], files: Mapping[str, Any]) -> Report:
 
 def _rival(result: Result[Any]) -> str:
     """Say how the best network stands to the strongest baseline."""
-    strongest, figure, best = result.strongest, result.task.figure, result.best
+    strongest, figure, best = result.strongest, result.figure, result.best
     if strongest is None or strongest.test is None:
         return ""
     text = f"The strongest baseline, {strongest.name}, reaches {figure.show(strongest.test)}"
@@ -74,7 +74,7 @@ def _rival(result: Result[Any]) -> str:
 
 
 def _facts(result: Result[Any]) -> Iterator[Fact]:
-    best, figure = result.best, result.task.figure
+    best, figure = result.best, result.figure
     name, interval = figure.name.replace("_", " "), getattr(best.test, "interval", None)
     counted = f"{result.rows['test']:,} {figure.unit}"
     around = f"95% interval {between(figure, interval)}, {counted}" if interval else counted
@@ -90,7 +90,7 @@ def _facts(result: Result[Any]) -> Iterator[Fact]:
 
 def _comparison_text(result: Result[Any]) -> str:
     seeds = max(len(group) for group in result.cells.values())
-    figure = result.task.figure
+    figure = result.figure
     sense = "" if figure.rising else "; less is better"
     text = f"Test {figure.name.replace('_', ' ')}{sense}. The test part was scored once, at the end."
     if seeds > 1:
@@ -101,7 +101,7 @@ def _comparison_text(result: Result[Any]) -> str:
 
 
 def _comparison(result: Result[Any]) -> Iterator[Block]:
-    figure = result.task.figure
+    figure = result.figure
     name = figure.name.replace("_", " ")
     bars = []
     for cell, group in result.cells.items():

@@ -42,7 +42,7 @@ def member_metrics(result: Result[Any], member: Member) -> dict[str, Any]:
 def run_metrics(result: Result[Any]) -> dict[str, Any]:
     """Return metrics.json of a run with several members: the figures of the best one, and what sets them apart."""
     members = [member_metrics(result, member) for member in result.members]
-    figure = result.task.figure
+    figure = result.figure
     cells = {}
     for cell, group in result.cells.items():
         mean, interval = seeds_interval(figure, [result.value(m.test) for m in group])
@@ -124,7 +124,7 @@ def percent(share: float) -> str:
 
 
 def _baselines(result: Result[Any]) -> dict[str, Any]:
-    name = result.task.figure.name
+    name = result.figure.name
     return {
         b.name: {
             name: b.test,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recur.errors import InputError, RunError
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
 from recur.tasks.options import flag
+from recur.tasks.tag.options import TagFile, TagOptions
 
 if TYPE_CHECKING:
     from recur.tasks.job import Task
@@ -48,6 +49,12 @@ TASKS = {
         ClassifyOptions,
         "Train classifiers on labelled text, compare them with simple methods, and write a report.",
         ClassifyColumns,
+    ),
+    "tag": Entry(
+        "recur.tasks.tag.task:TAG",
+        TagOptions,
+        "Train taggers on sentences with a tag for each word, compare them with simple methods, and write a report.",
+        TagFile,
     ),
 }
 
