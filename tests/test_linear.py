@@ -7,7 +7,10 @@ from torch import nn
 from recur.layers import linear
 from recur.layers.linear import Linear
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    reason="torch was built without oneDNN",
+)
 
 
 @pytest.fixture
@@ -116,6 +119,11 @@ def test_a_tied_weight_gets_both_gradients(onednn: list[int]) -> None:
     table.weight.grad = None
     nn.functional.linear(table(ids), table.weight, ours.bias).square().sum().backward()
     torch.testing.assert_close(found, table.weight.grad)
+
+
+def test_a_product_takes_transposed_views(onednn: list[int]) -> None:
+    x, weight = torch.randn(5, 7).t(), torch.randn(5, 9).t()
+    torch.testing.assert_close(linear.product(x, weight), x @ weight.t())
 
 
 def test_the_same_call_has_the_same_bits(onednn: list[int]) -> None:

@@ -50,39 +50,43 @@ class Linear(nn.Linear):
         )
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x [N, D] times weight [V, D] transposed, plus bias [V], without gradient, on the faster library.
+
+    Any of them may be a transposed view.
+    """
+    if _slow_blas() and x.dtype == weight.dtype == torch.float32 and x.is_cpu:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return result
+    return F.linear(x, weight, bias)
+
+
 @lru_cache(maxsize=1)
 def _slow_blas() -> bool:
     """Whether torch's matrix products are MKL's on a processor of AMD, and oneDNN is there."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     try:
-        return host().cpu.startswith(("znver", "bdver", "btver"))
+        # what torch.compile turns a linear map into
+        return host().cpu.startswith(("znver", "bdver", "btver")) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     except NotCompilable:
         return False
 
 
 class _Product(torch.autograd.Function):
-    """x W' + b on oneDNN; where the gradient is to be differentiated again, it is made of torch's own products."""
+    """`product` with its gradient; where that is to be differentiated again, it is made of torch's own products."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        return F.linear(x.to_mkldnn(), weight.contiguous(), bias).to_dense()
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        d_x = d_weight = None
         d_bias = d.sum(0) if need_bias else None
         if torch.is_grad_enabled() or not readable(d) or torch._C._functorch.is_legacy_batchedtensor(d):
             return d @ weight if need_x else None, d.t() @ x if need_weight else None, d_bias
-        given = d.contiguous().to_mkldnn()
-        if need_x:
-            d_x = torch.ops.aten.mkldnn_linear_backward_input(list(x.shape), given, weight.contiguous()).to_dense()
-        if need_weight:
-            arguments = (given, x.to_mkldnn(), weight.contiguous(), False)
-            d_weight = torch.ops.aten.mkldnn_linear_backward_weights(*arguments)[0]
-            d_weight = d_weight.to_dense() if d_weight.layout == torch._mkldnn else d_weight  # type: ignore[attr-defined]
-        return d_x, d_weight, d_bias
+        d_x = product(d, weight.t()) if need_x else None
+        return d_x, product(d.t(), x.t()) if need_weight else None, d_bias
