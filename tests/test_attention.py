@@ -70,6 +70,16 @@ def test_one_query_at_a_time_is_all_at_once(kind: str) -> None:
         torch.testing.assert_close(weights, all_at_once.weights[:, t])
 
 
+def test_rows_are_selected_and_copied_only_where_they_look_at_others() -> None:
+    memory = Attention(4, 4).memory(torch.randn(3, 5, 4), torch.tensor([5, 2, 3]))
+    twice = memory.select(torch.tensor([0, 0, 2, 2]))
+    assert torch.equal(twice.values, memory.values[[0, 0, 2, 2]])
+    assert torch.equal(twice.keys, memory.keys[[0, 0, 2, 2]])
+    assert twice.valid.sum(1).tolist() == [5, 5, 3, 3]
+    assert twice.select(torch.tensor([1, 0, 2, 2])) is twice
+    assert torch.equal(twice.select(torch.tensor([2, 1])).values, memory.values[[2, 0]])
+
+
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_gradients_are_right(kind: str) -> None:
     attention = Attention(2, 2, kind).double()

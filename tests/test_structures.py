@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,3 +213,12 @@ def test_wrong_arguments_of_a_loss_are_named() -> None:
     assert F.cross_entropy(scores.flatten(0, 1), targets.flatten()).item() == pytest.approx(
         recur.sequence_loss(scores, targets).item()
     )
+
+
+def test_the_pictures_are_those_that_are_drawn() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    drawn = runpy.run_path(str(docs / "structures.py"))["pictures"]()
+    kept = {path.stem: path.read_text(encoding="utf-8") for path in (docs / "structures").glob("*.svg")}
+    assert kept == drawn
+    page = (docs / "structures.md").read_text(encoding="utf-8")
+    assert all(f"](structures/{name}.svg)" in page for name in drawn)

@@ -21,9 +21,14 @@ class Memory(NamedTuple):
     """What is averaged, [B, S, K]."""
     valid: Tensor
     """Which places there are, bool [B, S]."""
+    row: Tensor
+    """The number of the row that each was made of, int64 [B]."""
 
     def select(self, rows: Tensor) -> "Memory":
         """Return the memory of some rows, int64 [N], in that order."""
+        if torch.equal(self.row[rows], self.row):
+            # rows of a beam change their places, and look at the same source as before
+            return self
         return Memory(*(value.index_select(0, rows) for value in self))
 
 
@@ -104,7 +109,8 @@ class Attention(nn.Module):
             if lengths.shape != (batch,):
                 raise InputError(f"`lengths` must be [B] = [{batch}], got {list(lengths.shape)}")
             valid = torch.arange(places, device=values.device) < lengths.to(values.device)[:, None]
-        return Memory(values if self.key is None else self.key(values), values, valid)
+        row = torch.arange(batch, device=values.device)
+        return Memory(values if self.key is None else self.key(values), values, valid, row)
 
     def forward(self, query: Tensor, memory: Memory) -> Attended:
         """Return what each query finds.
