@@ -1,4 +1,4 @@
-"""The command line: `train TASK`, `predict`, `evaluate`, `vectors`, `flow`, `probe`, `show`, `bench`, `demo`."""
+"""The command line: `train TASK`, `predict`, `evaluate`, `generate`, `flow`, `vectors`, `probe`, `show`, `bench`..."""
 
 import io
 import json
@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from recur.app.bench import bench
 from recur.app.flags import with_flags, with_task_flags
 from recur.app.flow import flow
+from recur.app.generate import generate
 from recur.app.probe import probe
 from recur.app.show import show
 from recur.errors import InputError, RecurError
@@ -36,6 +37,7 @@ vectors = App(name="vectors", help="Look into files of word vectors.")
 app.command(train)
 app.command(vectors)
 app.command(with_task_flags(["columns"], flow))
+app.command(generate, name="generate")
 app.command(show)
 app.command(bench)
 app.command(probe)

@@ -78,6 +78,7 @@ def write_stream(
     *,
     dtype: str = "int32",
     end: int | None = None,
+    joined: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> StreamFile:
     """Write documents one after the other; what was at `path` is there until all of them are written.
@@ -87,6 +88,7 @@ def write_stream(
         documents: sequences of token ids, or of numbers [n] or [n, D]; taken one at a time.
         dtype: uint8, uint16, int32, int64, float32 or float64.
         end: an id that is put behind every document.
+        joined: whether `documents` are the pieces of a single one.
         metadata: strings to keep with them, such as the name of the vocabulary.
 
     Raises:
@@ -103,14 +105,19 @@ def write_stream(
 
     def write(beside: Path) -> None:
         with open(beside, "wb", buffering=_BUFFER) as file:
-            _write(file, documents, np.dtype(dtype), end, dict(metadata or {}))
+            _write(file, documents, np.dtype(dtype), end, joined, dict(metadata or {}))
 
     write_atomic(path, write)
     return StreamFile(path)
 
 
 def _write(
-    file: BinaryIO, documents: Iterable[Any], dtype: np.dtype[Any], end: int | None, metadata: dict[str, str]
+    file: BinaryIO,
+    documents: Iterable[Any],
+    dtype: np.dtype[Any],
+    end: int | None,
+    joined: bool,
+    metadata: dict[str, str],
 ) -> None:
     file.write(bytes(_HEADER))
     shape: tuple[int, ...] | None = None
@@ -129,10 +136,15 @@ def _write(
             raise InputError(f"document {number} must have shape {wanted}, got {list(values.shape)}")
         file.write(values.tobytes())
         total += len(values)
-        if last is not None:
+        if last is not None and not joined:
             file.write(last.tobytes())
             total += 1
         ends.append(total)
+    if joined and last is not None:
+        file.write(last.tobytes())
+        total += 1
+    if joined:
+        ends = [total]
     if not total:
         raise InputError("`documents` must hold at least one value, got none")
     file.write(np.asarray(ends, np.int64).tobytes())
@@ -255,6 +267,10 @@ class StreamWindows:
         while self.delivered < len(self):
             self.delivered += 1
             yield self[self.delivered - 1]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter()` begin the epoch of this number."""
+        self.epoch, self.delivered, self._resumed = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the epoch, and what it was counted in: numbers and strings."""

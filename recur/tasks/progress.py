@@ -20,6 +20,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self._drawn = 0.0
+        self._what, self._began = "", 0.0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
         """Redraw the bar: epochs and steps from 1, the epoch's mean loss so far, the seconds left for this network."""
@@ -44,6 +45,15 @@ class Progress:
         if line["nonfinite"]:
             text += f"  {sum(line['nonfinite'].values())} gradients not finite, steps skipped"
         self.say(text)
+
+    def share(self, what: str, done: float) -> None:
+        """Redraw the line of other work than training: what is done, and how much of it, from 0 to 1."""
+        if what != self._what:
+            self._what, self._began = what, time.monotonic()
+        if not self._due():
+            return
+        left = (time.monotonic() - self._began) * (1 - done) / max(done, 1e-6)
+        self._rewrite(f"{self.label}{what}  {done:.0%}  {duration(left)} left")
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

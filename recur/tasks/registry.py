@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recur.errors import InputError, RunError
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
+from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
 
@@ -55,6 +56,12 @@ TASKS = {
         TagOptions,
         "Train taggers on sentences with a tag for each word, compare them with simple methods, and write a report.",
         TagFile,
+    ),
+    "generate": Entry(
+        "recur.tasks.generate.task:GENERATE",
+        GenerateOptions,
+        "Train language models on any text, compare them with n-grams, and write a report.",
+        decoding=Sampling,
     ),
 }
 

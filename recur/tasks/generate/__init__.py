@@ -1,0 +1,1 @@
+"""`recur train generate`: language models of any text."""
