@@ -130,6 +130,15 @@ def test_tied_weights_are_one_tensor() -> None:
     assert model.parameter_count < built().parameter_count + 5 * 12
 
 
+def test_shared_vectors_are_one_table_for_both_sides() -> None:
+    model = built(shared=True, tied=True, source_vocabulary_size=11)
+    assert model.embedding.word is model.decoder.embedding.word
+    assert model.embedding.word.weight is model.decoder.scores.weight
+    assert model(SOURCE.clamp(max=10), LENGTHS, TARGET, TARGET_LENGTHS).shape == (4, 5, 11)
+    with pytest.raises(InputError, match="must be vocabulary_size = 11 for shared vectors, got 12"):
+        built(shared=True)
+
+
 def test_attention_weights_are_of_the_source_tokens() -> None:
     weights = built().attention_weights(SOURCE, LENGTHS, TARGET, TARGET_LENGTHS)
     assert weights.shape == (4, 5, 4)

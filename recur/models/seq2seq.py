@@ -24,10 +24,17 @@ class EncoderDecoderConfig(DecoderConfig):
     """V of what is read, ids 0 (padding) and 1 (unknown) included."""
     bidirectional: bool = True
     """Read each source from both ends."""
+    shared: bool = False
+    """Read sources and targets, of one vocabulary, by the same vectors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_whole("source_vocabulary_size", 2)
+        if self.shared and self.source_vocabulary_size != self.vocabulary_size:
+            raise InputError(
+                f"source_vocabulary_size must be vocabulary_size = {self.vocabulary_size} for shared vectors, "
+                f"got {self.source_vocabulary_size}"
+            )
 
     @property
     def memory_size(self) -> int:
@@ -74,6 +81,9 @@ class EncoderDecoder(nn.Module):
             batch_first=True,
         )
         self.decoder = Decoder(config, config.memory_size)
+        if config.shared and self.decoder.embedding is not None:
+            # each reads with a dropout of its own
+            self.embedding.word = self.decoder.embedding.word
         # every state of a cell is as wide as its output: no configured cell has a projection
         self.bridge = Bridge(dict.fromkeys(self.encoder.cell.state_names, config.memory_size), self.decoder.recurrent)
         self.dropout = nn.Dropout(config.dropout)

@@ -108,9 +108,11 @@ class HeatMap:
         log: colours by the logarithm.
         limits: the values of the first and the last colour, so that several maps compare; those found by default.
         x_first, y_first: the number of the first column and row.
+        x_names, y_names: what to call each column and row instead, such as the words of a text.
 
     Raises:
-        InputError: `values` has not two dimensions, or the limits do not rise or, with `log`, are not above zero.
+        InputError: `values` has not two dimensions, the limits do not rise or, with `log`, are not above zero, or there
+            are other numbers of names than of rows or columns.
     """
 
     title: str
@@ -122,12 +124,17 @@ class HeatMap:
     limits: tuple[float, float] | None = None
     x_first: int = 0
     y_first: int = 0
+    x_names: Sequence[str] = ()
+    y_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if np.ndim(self.values) != 2:
             raise InputError(
                 f"HeatMap {self.title!r}: values must be [rows, columns], got {list(np.shape(self.values))}"
             )
+        for axis, names, count in zip("yx", (self.y_names, self.x_names), np.shape(self.values), strict=True):
+            if names and len(names) != count:
+                raise InputError(f"HeatMap {self.title!r}: {axis}_names must be {count} names, got {len(names)}")
         if self.limits and not (self.limits[0] < self.limits[1] and (self.limits[0] > 0 or not self.log)):
             raise InputError(
                 f"HeatMap {self.title!r}: limits must rise{' from above zero' if self.log else ''}, got {self.limits}"

@@ -4,6 +4,7 @@ import base64
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from recur.report.charts import Tick, linear_ticks, log_axis, tick_text
 from recur.report.tables import number_column
 
 COLUMNS, ROWS = 160, 48  # a map is thinned to at most so many cells
+NAME = 14  # so many characters of a name are drawn
 # viridis of Smith and van der Walt (2015, CC0), which rises evenly in lightness for all eyes, at ten even places
 VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725"
 COLOURS = 255
@@ -80,8 +82,8 @@ def heat_picture(block: HeatMap) -> HeatPicture:
         y_per=y_per,
         x_count=x_count,
         y_count=y_count,
-        x_ticks=_count_ticks(block.x_first, x_count, cells.shape[1] * x_per, 6),
-        y_ticks=_count_ticks(block.y_first, y_count, cells.shape[0] * y_per, 5),
+        x_ticks=_ticks(block.x_names, block.x_first, x_count, cells.shape[1] * x_per, 6),
+        y_ticks=_ticks(block.y_names, block.y_first, y_count, cells.shape[0] * y_per, 5),
         scale_ticks=_scale_ticks(low, high, block.log),
         summary=_summary(block, values, usable),
     )
@@ -112,6 +114,14 @@ def _ends(block: HeatMap, placed: NDArray[np.float64]) -> tuple[float, float]:
     )
 
 
+def _ticks(names: Sequence[str], first: int, count: int, drawn: int, most: int) -> list[Tick]:
+    """Return a tick for each row or column that has a name, or ticks of round numbers."""
+    if names and drawn == count:
+        short = (name if len(name) <= NAME else name[: NAME - 1] + "…" for name in names)
+        return [Tick(round(100 * (i + 0.5) / count, 2), name) for i, name in enumerate(short)]
+    return _count_ticks(first, count, drawn, most)
+
+
 def _count_ticks(first: int, count: int, drawn: int, most: int) -> list[Tick]:
     """Return ticks at the middle of rows or columns; `drawn` of them fill the axis."""
     values, _ = linear_ticks(first, first + max(count - 1, 1), most, whole=True)
@@ -135,8 +145,10 @@ def _scale_ticks(low: float, high: float, log: bool) -> list[Tick]:
 def _summary(block: HeatMap, values: NDArray[np.float64], usable: NDArray[np.bool_]) -> str:
     parts = []
     for word, fill, find in (("largest", -np.inf, np.argmax), ("smallest", np.inf, np.argmin)):
-        row, column = np.unravel_index(find(np.where(usable, values, fill)), values.shape)
-        at = f"{block.x_label} {block.x_first + column}, {block.y_label} {block.y_first + row}"
+        row, column = (int(i) for i in np.unravel_index(find(np.where(usable, values, fill)), values.shape))
+        x = block.x_names[column] if block.x_names else block.x_first + column
+        y = block.y_names[row] if block.y_names else block.y_first + row
+        at = f"{block.x_label} {x}, {block.y_label} {y}"
         parts.append(f"{word} {number_column([float(values[row, column])])[0]} at {at}")
     if blank := int((~usable).sum()):
         parts.append(f"{blank:,} of {values.size:,} blank{' (zero)' if block.log else ''}")

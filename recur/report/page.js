@@ -47,10 +47,11 @@ for (const figure of document.querySelectorAll("figure.heat")) {
   if (!cell) continue;
   const plot = figure.querySelector("svg.plot");
   const output = figure.querySelector("output");
-  const { columns, rows, x, y, xLabel, yLabel, ends, log, levels } = cell.dataset;
+  const { columns, rows, x, y, xLabel, yLabel, xNames, yNames, ends, log, levels } = cell.dataset;
   const [low, high] = ends.split(" ").map(Number);
   const bytes = atob(levels);
-  const range = (index, spec) => {
+  const range = (index, spec, names) => {
+    if (names) return JSON.parse(names)[index];
     const [first, per, count] = spec.split(" ").map(Number);
     const last = Math.min(count, (index + 1) * per) - 1;
     return first + index * per + (per > 1 && last > index * per ? "–" + (first + last) : "");
@@ -67,7 +68,7 @@ for (const figure of document.querySelectorAll("figure.heat")) {
     const row = Math.max(0, Math.min(rows - 1, Math.floor(down * rows)));
     const at = 2 * (row * columns + column);
     const level = bytes.charCodeAt(at) + 256 * bytes.charCodeAt(at + 1);
-    output.textContent = `${xLabel} ${range(column, x)}, ${yLabel} ${range(row, y)}: ${number(level)}`;
+    output.textContent = `${xLabel} ${range(column, x, xNames)}, ${yLabel} ${range(row, y, yNames)}: ${number(level)}`;
     cell.setAttribute("x", (100 * column) / columns + "%");
     cell.setAttribute("y", (100 * row) / rows + "%");
     cell.removeAttribute("visibility");

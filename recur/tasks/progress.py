@@ -4,7 +4,18 @@ import os
 import shutil
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any, Protocol, TextIO, TypeVar
+
+T = TypeVar("T", covariant=True)
+LINE_SECONDS = 30.0
+
+
+class Counted(Protocol[T]):
+    """What can be gone through and counted."""
+
+    def __iter__(self) -> Iterator[T]: ...
+    def __len__(self) -> int: ...
 
 
 class Progress:
@@ -20,7 +31,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self._drawn = 0.0
-        self._what, self._began = "", 0.0
+        self._what, self._began, self._said = "", 0.0, 0.0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
         """Redraw the bar: epochs and steps from 1, the epoch's mean loss so far, the seconds left for this network."""
@@ -47,13 +58,26 @@ class Progress:
         self.say(text)
 
     def share(self, what: str, done: float) -> None:
-        """Redraw the line of other work than training: what is done, and how much of it, from 0 to 1."""
+        """Show how much of other work is done, from 0 to 1; where that is no terminal, in a line every half minute."""
+        now = time.monotonic()
         if what != self._what:
-            self._what, self._began = what, time.monotonic()
-        if not self._due():
-            return
-        left = (time.monotonic() - self._began) * (1 - done) / max(done, 1e-6)
-        self._rewrite(f"{self.label}{what}  {done:.0%}  {duration(left)} left")
+            self._what, self._began, self._said = what, now, now
+        left = (now - self._began) * (1 - done) / max(done, 1e-6)
+        text = f"{self.label}{what}  {done:.0%}  {duration(left)} left"
+        if self._due():
+            self._rewrite(text)
+        elif not self.live and now - self._said >= LINE_SECONDS:
+            self._said = now
+            self.say(text)
+
+    def over(self, items: Counted[T], what: str) -> Iterator[T]:
+        """Yield items and show how many of them are done."""
+        for number, item in enumerate(items):
+            self.share(what, number / len(items))
+            yield item
+        self._what = ""
+        if self.live:
+            self._rewrite("")
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

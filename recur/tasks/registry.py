@@ -11,6 +11,7 @@ from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
+from recur.tasks.translate.options import Decoding, TranslateColumns, TranslateOptions
 
 if TYPE_CHECKING:
     from recur.tasks.job import Task
@@ -62,6 +63,13 @@ TASKS = {
         GenerateOptions,
         "Train language models on any text, compare them with n-grams, and write a report.",
         decoding=Sampling,
+    ),
+    "translate": Entry(
+        "recur.tasks.translate.task:TRANSLATE",
+        TranslateOptions,
+        "Train translators on pairs of texts, compare them with a dictionary, and write a report.",
+        TranslateColumns,
+        Decoding,
     ),
 }
 

@@ -1,0 +1,297 @@
+"""From files of pairs to ids: the parts are cut, the subwords learned from the training part alone."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recur.data.aligned import AlignedFiles
+from recur.data.sequences import Ids, Sequences
+from recur.data.subwords import END, Subwords
+from recur.data.tables import FORMATS, read_table
+from recur.errors import InputError
+from recur.tasks.options import flag
+from recur.tasks.translate.options import TranslateOptions
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """From texts to ids, as the network was trained on them, and back."""
+
+    subwords: Subwords
+
+    def __call__(self, texts: Iterable[str]) -> Sequences:
+        """Return the ids of each text, </s> behind them."""
+        return Sequences.of(self._ended(text) for text in texts)
+
+    def _ended(self, text: str) -> Ids:
+        return np.append(self.subwords.encode(text), np.int32(END))
+
+    def text(self, ids: list[int]) -> str:
+        """Return the text of some ids."""
+        return self.subwords.decode(ids)
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """Some pairs of texts of a table or of two text files, streamed: every `for` reads them anew."""
+
+    path: str
+    target_path: str | None = None
+    """The file of the translations, line by line; None for a table."""
+    source: str = "source"
+    target: str = "target"
+    header: bool = True
+    quotes: bool = True
+    skip_bad_rows: bool = False
+    rows: Rows | None = None
+    """Row numbers, rising, from 0; None for all."""
+    skipped: list[str] = field(default_factory=list, compare=False)
+    """What was wrong with each pair left out, complete after the last one."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Yield (source, target).
+
+        Raises:
+            InputError: a file or a row cannot be read.
+        """
+        chosen = None if self.rows is None else set(self.rows.tolist())
+        for number, pair in enumerate(self._pairs()):
+            if chosen is None or number in chosen:
+                yield pair
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        try:
+            if self.target_path is not None:
+                lines = AlignedFiles(self.path, self.target_path, skip_bad_rows=self.skip_bad_rows)
+                yield from lines
+                self.skipped[:] = lines.skipped
+                return
+            columns = [self.source, self.target]
+            table = read_table(
+                self.path, columns, skip_bad_rows=self.skip_bad_rows, header=self.header, quotes=self.quotes
+            )
+            for row in table:
+                yield row[self.source], row[self.target]
+            self.skipped[:] = [f"{self.path}, {problem}" for problem in table.skipped]
+        except InputError as error:
+            raise InputError(f"{error}{self._hint(str(error))}") from None
+
+    def _hint(self, problem: str) -> str:
+        if not Path(self.path).name.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
+            return ""
+        if self.header and "there is no column" in problem:
+            return "; a file without a header needs --no-header, its columns are then called 1, 2 and so on"
+        if self.quotes and "quote" in problem:
+            return "; where quotes are ordinary characters, give --no-quotes"
+        return ""
+
+    def sources(self) -> Iterator[str]:
+        """Yield the sources."""
+        return (source for source, _ in self)
+
+
+def pair_file(
+    path: str,
+    target_path: str | None,
+    *,
+    source: str | None,
+    target: str | None,
+    header: bool,
+    quotes: bool,
+    skip_bad_rows: bool,
+    name: str = "train",
+) -> PairFile:
+    """Return the pairs of a table, or of two text files.
+
+    Raises:
+        InputError: a text file alone; the message names the flag that belongs to `name`.
+    """
+    if target_path is None and not Path(path).name.lower().removesuffix(".gz").endswith(FORMATS):
+        raise InputError(
+            f"{flag(name)} {path} is one text file of a pair: give that of its translations with {flag(name)}-target, "
+            f"or a table, whose name ends in {', '.join(FORMATS)}"
+        )
+    first, second = ("source", "target") if header else ("1", "2")
+    source, target = source or first, target or second
+    if source == target:
+        raise InputError(f"--source and --target must name two columns, got {source!r} twice")
+    return PairFile(path, target_path, source, target, header, quotes, skip_bad_rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs in ids, and in words."""
+
+    sources: Sequences
+    targets: Sequences
+    texts: list[tuple[str, str]]
+    """Source and target as they were read; empty for the training part, which need not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run learns from, and where its test part is."""
+
+    encoder: Encoder
+    train_file: PairFile
+    train: Part
+    validation: Part
+    test_file: PairFile
+    """Read once at the start to see that it can be, and for its texts at the end."""
+    seen: NDArray[np.uint64]
+    """Hashes of the sources of the training part, rising."""
+    notes: list[str]
+
+
+def read_corpus(options: TranslateOptions) -> Corpus:
+    """Read the training file, cut it into its parts, and see that the test file can be read.
+
+    Raises:
+        InputError: a file or a row that cannot be read, or too few pairs.
+    """
+    files = {name: _file(options, name) for name in ("train", "validation", "test") if getattr(options, name)}
+    notes = []
+    for name in ("test", "validation", "train"):
+        if name in files:
+            hashes, usable = _scan(files[name])
+            notes += _notes(files[name], int((~usable).sum()), kept=name != "train")
+    whole = np.flatnonzero(usable)
+    shares = [0.0 if name in files else getattr(options, f"{name}_share") for name in ("validation", "test")]
+    train, *others = split(hashes[whole], *shares)
+    for name, share, rows in zip(("validation", "test"), shares, others, strict=True):
+        if share and not (len(rows) and len(train)):
+            raise InputError(
+                f"{options.train} must have enough pairs to cut a {name} part off, got {len(whole)} with "
+                f"{len(np.unique(hashes[whole]))} different sources; give more pairs, or {flag(name)}"
+            )
+        if share:
+            notes.append(f"no {flag(name)} given: {len(rows)} pairs of {options.train}, drawn by chance, are that part")
+            files[name] = _only(files["train"], whole[rows])
+    learned = _only(files["train"], whole[train])
+    subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
+    encoder = Encoder(subwords)
+    pairs, long = _encode_training(encoder, learned, options.max_length)
+    if long:
+        notes.append(
+            f"{long} pairs of {options.train} with a text of more than {options.max_length} subwords are left out of "
+            "the training part"
+        )
+    if not len(pairs.sources):
+        raise InputError(f"{options.train}: no pair is left to learn from; give a larger --max-length")
+    return Corpus(
+        encoder=encoder,
+        train_file=learned,
+        train=pairs,
+        validation=read_part(encoder, files["validation"]),
+        test_file=files["test"],
+        seen=np.unique(hashes[whole[train]]),
+        notes=notes,
+    )
+
+
+def read_part(encoder: Encoder, file: PairFile) -> Part:
+    """Read pairs with their texts.
+
+    Raises:
+        InputError: a file or row that cannot be read.
+    """
+    texts = list(file)
+    return Part(encoder(s for s, _ in texts), encoder(t for _, t in texts), texts)
+
+
+def read_test(corpus: Corpus) -> tuple[Part, list[str]]:
+    """Read the test part, and what a person should know of it."""
+    part = read_part(corpus.encoder, corpus.test_file)
+    known = int(np.isin([_hash(source) for source, _ in part.texts], corpus.seen).sum())
+    share = f"{known} of {len(part.texts)} test sources ({known / len(part.texts):.1%})"
+    return part, [f"{share} are in the training file too; the score may flatter"] if known else []
+
+
+def split(groups: NDArray[np.uint64], validation: float, test: float) -> tuple[Rows, Rows, Rows]:
+    """Cut rows into training, validation and test part by chance; rows of one group stay together.
+
+    The cut is a function of the arguments alone: runs with other seeds have the same parts.
+
+    Args:
+        groups: what each row belongs to [n]; of pairs the hash of the source, so that no part has met another's.
+        validation: share of what is no test part, may be 0.
+        test: share, may be 0.
+
+    Returns:
+        The row numbers of each part, rising.
+    """
+    names, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    ends = np.cumsum(counts[order])
+    part = np.zeros(len(names), dtype=np.int64)
+    first = taken = 0
+    for which, share in ((2, test), (1, validation)):
+        if share and first < len(names):
+            # the group in which the share is full is the last one
+            last = int(np.searchsorted(ends, taken + share * (len(groups) - taken)))
+            part[order[first : last + 1]] = which
+            first, taken = last + 1, int(ends[last])
+    train, valid, tested = (np.flatnonzero(part[number] == i) for i in range(3))
+    return train, valid, tested
+
+
+def _file(options: TranslateOptions, name: str) -> PairFile:
+    path, target_path = getattr(options, name), getattr(options, f"{name}_target")
+    if name != "train" and target_path is None and options.train_target is not None:
+        raise InputError(f"{flag(name)} {path} is one text file of a pair: give its other with {flag(name)}-target")
+    return pair_file(
+        path,
+        target_path,
+        source=options.source,
+        target=options.target,
+        header=options.header,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+        name=name,
+    )
+
+
+def _scan(file: PairFile) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Read all pairs once: the hash of each source, and whether both texts have something in them."""
+    hashes, usable = array("Q"), bytearray()
+    for source, target in file:
+        hashes.append(_hash(source))
+        usable.append(bool(source.strip()) and bool(target.strip()))
+    return np.frombuffer(hashes, dtype=np.uint64), np.frombuffer(usable, dtype=np.bool_)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+def _notes(file: PairFile, empty: int, kept: bool = False) -> list[str]:
+    notes = []
+    if file.skipped:
+        notes.append(f"{len(file.skipped)} bad rows of {file.path} left out, the first: {file.skipped[0]}")
+    if empty:
+        what = "kept, and scored" if kept else "left out"
+        notes.append(f"{empty} pairs of {file.path} with an empty text are {what}")
+    return notes
+
+
+def _only(file: PairFile, rows: Rows) -> PairFile:
+    return PairFile(
+        file.path, file.target_path, file.source, file.target, file.header, file.quotes, file.skip_bad_rows, rows
+    )
+
+
+def _encode_training(encoder: Encoder, file: PairFile, max_length: int) -> tuple[Part, int]:
+    """Encode pairs in a stream; how many were left out for their length is returned beside them."""
+    sources, targets = (encoder(texts) for texts in ((s for s, _ in file), (t for _, t in file)))
+    short = np.maximum(sources.lengths, targets.lengths) <= max_length + 1
+    kept = np.flatnonzero(short)
+    if len(kept) < len(short):
+        sources, targets = sources.take(kept), targets.take(kept)
+    return Part(sources, targets, []), len(short) - len(kept)
