@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import recur
 from recur.data.sequences import Sequences
 from recur.errors import InputError
 from recur.tasks.figures import Sums
+from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_result import summary
 from recur.tasks.job_run import train_run
+from recur.tasks.progress import Progress
 from recur.tasks.tag.baselines import Lexicon, run_baselines
 from recur.tasks.tag.data import split
 from recur.tasks.tag.options import TagOptions
@@ -168,8 +171,28 @@ def test_scores_by_hand():
     assert found.confusion == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert found.macro_f1 == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert found.loss == pytest.approx(-(np.log(0.5) + np.log(0.25) + np.log(1e-12)) / 3)
+    assert found.counts == [(1, 2, 1), (0, 1, 1), (0, 0, 1)]
+    assert found.mistaken == [("Y", "X", 1), ("Z", "Y", 1)]
     assert found.f1 is None
     assert found.interval == reached(guesses.tags, data)[1]
+
+
+def test_thousands_of_tags_make_no_table():
+    words = [f"w{number}" for number in range(3000)]
+    data = tagged([(words, words)])
+    predicted = np.where(np.arange(3000) < 2990, data.tags.values, data.tags.values[0]).astype(np.int32)
+    found = score(Guesses(predicted, np.ones(3000), np.ones(3000)), data, np.ones(3001, dtype=bool))
+    assert found.confusion is None
+    assert len(found.mistaken) == 10
+    assert found.by_tag[0] == {
+        "tag": "w0",
+        "right": 1,
+        "predicted": 11,
+        "true": 1,
+        "recall": 1,
+        "precision": 1 / 11,
+        "f1": 1 / 6,
+    }
 
 
 def test_baselines_by_hand():
@@ -294,13 +317,28 @@ def test_parts_of_speech_are_chosen_by_accuracy_and_their_flow_is_seen(tmp_path)
     assert (folder / "gradients.jsonl").read_text()
 
 
-def test_the_same_seed_gives_the_same_weights_and_resuming_too(files, tmp_path):
-    options = {"epochs": 2, "dropout": 0.2, "baselines": False}
+class Stopping(Progress):
+    """Stops the run in the middle of its second epoch."""
+
+    def step(self, epoch, epochs, batch, *rest):
+        if (epoch, batch) == (2, 3):
+            signal.raise_signal(signal.SIGINT)
+        super().step(epoch, epochs, batch, *rest)
+
+
+def test_the_same_seed_gives_the_same_weights_and_a_stopped_run_is_carried_on_to_them(files, tmp_path):
+    options = {"epochs": 3, "dropout": 0.2, "word_dropout": 0.3, "baselines": False}
     whole = run(files, tmp_path, out=tmp_path / "whole", **options)
     other = run(files, tmp_path, out=tmp_path / "other", seed=2, **options)
-    again = run(files, tmp_path, out=tmp_path / "again", **options)
+    train, test = files
+    given = TagOptions(**(SMALL | options | {"train": train, "test": test, "out": tmp_path / "stopped"}))
+    with pytest.raises(Interrupted):
+        train_run(TAG, given, Stopping())
+    assert not (tmp_path / "stopped" / "metrics.json").exists()
+    again = train_run(TAG, TagOptions(train=train, out=tmp_path / "stopped", resume=True))
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, again, other)]
     assert weights[0] == weights[1] != weights[2]
+    assert metrics(again)["test"] == metrics(whole)["test"]
 
 
 def test_given_vectors_make_words_known_that_training_lacks(files, tmp_path):
@@ -325,7 +363,9 @@ def test_tags_that_training_lacks_count_as_wrong_and_other_tags_are_refused(file
     )
     assert found["test"]["accuracy"] <= 0.5
     other = json_lines(tmp_path / "other.jsonl", [(["Ann"], ["NOUN"])])
-    with pytest.raises(InputError, match=r"none of its tags \('NOUN'\) is among those of the training data, B-LOC"):
+    with pytest.raises(
+        InputError, match=r"tags of 1 of 1 words \('NOUN'\) are not among those of the training data, B-LOC"
+    ):
         recur.load(folder).evaluate(other)
 
 

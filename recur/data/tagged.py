@@ -125,8 +125,12 @@ class TaggedFile:
 
     def _bad(self, line: int, problem: str) -> None:
         if not self.skip_bad_rows:
+            # by the name alone nothing is known
+            guessed = self.columns.format == "auto" and self.columns.of(self.path) == "columns"
+            other = ", say --format conllu or jsonl if it is no file of columns" if guessed else ""
             raise InputError(
-                f"{self.path}, line {line}: {problem}; correct it, or leave such sentences out with --skip-bad-rows"
+                f"{self.path}, line {line}: {problem}; correct it{other}, or leave such sentences out with "
+                "--skip-bad-rows"
             )
         self.skipped.append(f"line {line}: {problem}")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from recur.data.tagged import TagColumns, TaggedFile
 from recur.data.vectors import WordVectors, read_vectors
-from recur.errors import InputError, nearest
+from recur.errors import InputError
 from recur.tasks.tag.options import TagOptions
 from recur.tasks.tag.words import Encoder, Rows, Tagged
 
@@ -81,7 +81,7 @@ def read_data(options: TagOptions) -> TagData:
     else:
         validation = whole.take(validation_rows)
     validation = validation.renamed(tags)
-    notes += _strangers(options.validation or options.train, "validation", validation, tags)
+    notes += _strangers(options.validation or options.train, "the validation part", validation, tags)
     if options.test:
         test = Source(options.test, options.columns, options.skip_bad_rows)
         # what is in it is looked at when all is learned
@@ -113,7 +113,7 @@ def read_test(data: TagData) -> tuple[Tagged, list[str]]:
     """Read the test part, and what a person should know of it."""
     test, notes = data.test.read()
     test = test.renamed(data.encoder.tags)
-    notes += _strangers(data.test.path, "test", test, data.encoder.tags)
+    notes += _strangers(data.test.path, "the test part", test, data.encoder.tags)
     twice = int(np.isin(test.hashes, np.concatenate([data.train.hashes, data.validation.hashes])).sum())
     if twice:
         notes.append(
@@ -127,11 +127,11 @@ def read_tagged(source: Source, encoder: Encoder) -> tuple[Tagged, list[str]]:
     """Read another file, for a trained network to be scored on, and what a person should know of it.
 
     Raises:
-        InputError: a file or sentence that cannot be read, or none of its tags is known.
+        InputError: a file or sentence that cannot be read, or most of its tags are not known.
     """
     found, notes = source.read()
     found = found.renamed(encoder.tags)
-    return found, notes + _strangers(source.path, "file's", found, encoder.tags)
+    return found, notes + _strangers(source.path, source.path, found, encoder.tags)
 
 
 def split(sentences: int, validation: float, test: float) -> tuple[Rows, Rows, Rows]:
@@ -155,15 +155,16 @@ def split(sentences: int, validation: float, test: float) -> tuple[Rows, Rows, R
 
 
 def _strangers(path: str, part: str, data: Tagged, tags: Sequence[str]) -> list[str]:
-    """Note words with tags that the training part lacks; with no other tags, something is wrong."""
-    count = int((data.tags.values >= len(tags)).sum())
+    """Note words with tags that the training part lacks; where most words have such, something is wrong."""
+    count, words = int((data.tags.values >= len(tags)).sum()), len(data.tags.values)
     if not count:
         return []
     names = [name for name in data.names[len(tags) :] if name in data.present()]
     shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-    if count == len(data.tags.values):
+    if count > words / 2:
+        known = ", ".join(tags[:10]) + (", ..." if len(tags) > 10 else "")
         raise InputError(
-            f"{path}: none of its tags ({shown}) is among those of the training data, {', '.join(tags[:10])}"
-            f"{nearest(names[0], list(tags))}; see that the column of the tags is the right one"
+            f"{path}: the tags of {count} of {words} words ({shown}) are not among those of the training data, "
+            f"{known}; see that the column of the tags is the right one"
         )
-    return [f"{count} words of the {part} part have tags that the training part lacks ({shown}); they count as wrong"]
+    return [f"{count} words of {part} have tags that the training part lacks ({shown}); they count as wrong"]

@@ -21,7 +21,7 @@ from recur.tasks.tag.model import TagObjective, guess
 from recur.tasks.tag.scores import TagScores, score
 from recur.tasks.tag.words import Encoder, Rows, TagBatches, Tagged
 
-LONGEST = 4  # sentences whose Jacobians are taken, the longest ones
+MOST_TAGS = 50  # that are listed
 Words = str | Sequence[str]
 
 
@@ -101,7 +101,7 @@ class TagPredictor(Predictor):
             **how: fields of `TagFile`: format, columns, skip_bad_rows; by default as the training file was read.
 
         Raises:
-            InputError: the file cannot be read, or none of its tags is known.
+            InputError: the file cannot be read, or most of its tags are not known.
         """
         columns, skip = self._columns(how)
         data, notes = read_tagged(Source(str(path), columns, skip), self.encoder)
@@ -129,7 +129,12 @@ class TagPredictor(Predictor):
             f"loss             {scores.loss:.4f}",
             "",
             *(f"note: {note}" for note in scores.notes),
-            columns([("tag", "precision", "recall", "F1", "words"), *map(_row, scores.by_tag)]),
+            columns(
+                [
+                    ("tag", "precision", "recall", "F1", "words"),
+                    *map(_row, sorted(scores.by_tag, key=lambda one: -one["true"])[:MOST_TAGS]),
+                ]
+            ),
         ]
         return "\n".join(lines)
 
@@ -151,9 +156,8 @@ class TagPredictor(Predictor):
                 f"{source.path}: the {len(lengths)} sentences looked at must have one of at least 2 words, for a "
                 f"gradient to flow through; the longest has {max(lengths)}"
             )
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        longest = [row for row in order[:LONGEST] if lengths[row] >= 2]
-        return Example(*TagObjective(self.model, self.encoder.tags).probe(batch, len(lengths)), longest)
+        # the rows of the layer that reads letters are words: no number of a row is right for both
+        return Example(*TagObjective(self.model, self.encoder.tags).probe(batch, len(lengths)), None)
 
     def _validation(self, columns: TagColumns) -> Source:
         name = "validation" if self.options.get("validation") else "train"

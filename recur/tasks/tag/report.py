@@ -14,6 +14,7 @@ from recur.tasks.tag.data import TagData
 from recur.tasks.tag.words import Tagged
 
 WORST = 20
+MOST_TAGS = 50
 LONGEST = 60  # words of a sentence that are shown
 
 
@@ -75,12 +76,16 @@ def _by_tag(result: Result[TagData]) -> Iterator[Block]:
         found = best.spans["types"].items()
         rows = [[kind, *_shares(one), one["true"], one["predicted"]] for kind, one in found]
         yield Table("Spans", ["type", "precision", "recall", "F1", "true", "predicted"], rows)
-    yield Confusion(best.labels, best.confusion)
+    if best.confusion is None:
+        yield Table("Most frequent mix-ups", ["true", "predicted", "words"], [list(row) for row in best.mistaken])
+    else:
+        yield Confusion(best.labels, best.confusion)
+    by_tag = sorted(best.by_tag, key=lambda one: -one["true"])[:MOST_TAGS]
     yield Table(
         "Words",
         ["tag", "precision", "recall", "F1", "true", "predicted"],
-        [[one["tag"], *_shares(one), one["true"], one["predicted"]] for one in best.by_tag],
-        note=f"The mean F1 of all tags is {best.macro_f1:.4f}.",
+        [[one["tag"], *_shares(one), one["true"], one["predicted"]] for one in by_tag],
+        note=f"The mean F1 of all {len(best.by_tag)} tags is {best.macro_f1:.4f}.",
     )
 
 

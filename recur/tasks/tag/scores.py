@@ -11,6 +11,9 @@ from recur.tasks.figures import wilson
 from recur.tasks.tag.spans import Compared, Found, SpanScheme
 from recur.tasks.tag.words import Tagged
 
+MOST_LABELS = 100  # of a table of confusion
+LISTED = 30  # pairs of tags
+
 
 @dataclass(frozen=True)
 class Guesses:
@@ -48,9 +51,13 @@ class TagScores:
     words: int
     sentences: int
     labels: list[str]
-    """The tags of rows and columns of `confusion`."""
-    confusion: list[list[int]]
-    """confusion[true][predicted], in words."""
+    """The tags, in the order of their numbers."""
+    counts: list[tuple[int, int, int]]
+    """Of each tag how many words got it rightly, got it, and have it."""
+    confusion: list[list[int]] | None
+    """confusion[true][predicted], in words; None from so many tags on that nobody would look at it."""
+    mistaken: list[tuple[str, str, int]]
+    """What is most often taken for what: true tag, predicted tag, words."""
     f1: float | None = None
     """F1 of spans, if the tags mark spans."""
     spans: dict[str, Any] | None = None
@@ -61,9 +68,8 @@ class TagScores:
     @property
     def by_tag(self) -> list[dict[str, Any]]:
         """Precision, recall and F1 of each tag that occurs or was predicted, and how many words have it."""
-        table = np.array(self.confusion)
-        rows = zip(self.labels, table.diagonal().tolist(), table.sum(0).tolist(), table.sum(1).tolist(), strict=True)
-        return [{"tag": name} | Found(*counts).plain() for name, *counts in rows if any(counts)]
+        rows = zip(self.labels, self.counts, strict=True)
+        return [{"tag": name} | Found(*counts).plain() for name, counts in rows if any(counts)]
 
 
 def score(guesses: Guesses, data: Tagged, known: NDArray[np.bool_]) -> TagScores:
@@ -76,8 +82,17 @@ def score(guesses: Guesses, data: Tagged, known: NDArray[np.bool_]) -> TagScores
     """
     predicted, true, labels = guesses.tags, data.tags.values, data.names
     count = len(labels)
-    table = np.bincount(true.astype(np.int64) * count + predicted, minlength=count**2).reshape(count, count)
     right = predicted == true
+    parts = (true[right], predicted, true)
+    counts = np.stack([np.bincount(part, minlength=count) for part in parts], axis=1)
+    # pairs rather than a table: a column such as lemma has thousands of tags
+    pairs, often = np.unique(true.astype(np.int64) * count + predicted, return_counts=True)
+    wrong_pairs = pairs // count != pairs % count
+    worst = np.argsort(-often[wrong_pairs], kind="stable")[:LISTED]
+    listed = zip(pairs[wrong_pairs][worst].tolist(), often[wrong_pairs][worst].tolist(), strict=True)
+    table = None
+    if count <= MOST_LABELS:
+        table = np.bincount(true.astype(np.int64) * count + predicted, minlength=count**2).reshape(count, count)
     bounds = data.sentences.offsets
     wrong = np.concatenate([[0], np.cumsum(~right)])
     spans = compare(predicted, data)
@@ -88,12 +103,14 @@ def score(guesses: Guesses, data: Tagged, known: NDArray[np.bool_]) -> TagScores
         known_accuracy=_share(right[known[data.sentences.values]]),
         unknown=int((~known[data.sentences.values]).sum()),
         sentence_accuracy=float((wrong[bounds[1:]] == wrong[bounds[:-1]]).mean()),
-        macro_f1=_macro_f1(table),
+        macro_f1=_macro_f1(counts),
         loss=float(-np.log(np.clip(guesses.own.astype(np.float64), 1e-12, 1.0)).mean()),
         words=len(true),
         sentences=len(data),
         labels=list(labels),
-        confusion=table.tolist(),
+        counts=[tuple(row) for row in counts.tolist()],
+        confusion=None if table is None else table.tolist(),
+        mistaken=[(labels[pair // count], labels[pair % count], words) for pair, words in listed],
         f1=spans.total.f1 if spans else None,
         spans=spans.total.plain() | {"types": {k: s.plain() for k, s in spans.by_type.items()}} if spans else None,
     )
@@ -117,10 +134,10 @@ def compare(predicted: NDArray[np.int32], data: Tagged) -> Compared | None:
     return SpanScheme(data.names).compare(Sequences(predicted, data.sentences.offsets), data.tags)
 
 
-def _macro_f1(table: NDArray[np.int64]) -> float:
-    present = table.sum(axis=0) + table.sum(axis=1)
+def _macro_f1(counts: NDArray[np.int64]) -> float:
+    right, present = counts[:, 0], counts[:, 1] + counts[:, 2]
     # a tag that neither occurs nor is predicted has no F1
-    return float((2 * table.diagonal() / np.maximum(present, 1))[present > 0].mean())
+    return float((2 * right / np.maximum(present, 1))[present > 0].mean())
 
 
 def _share(right: NDArray[np.bool_]) -> float | None:
