@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from recur.errors import InputError
 from recur.models import softmax
 from recur.models.language import LanguageConfig, LanguageModel
-from recur.models.softmax import softmax_loss, token_losses
+from recur.models.softmax import softmax_figures, softmax_loss, token_losses
 
 IDS = torch.randint(1, 30, (3, 12), generator=torch.Generator().manual_seed(1))
 
@@ -35,6 +35,24 @@ def test_softmax_loss_is_cross_entropy_with_its_gradients(scores, dtype, monkeyp
     torch.testing.assert_close(softmax_loss(hidden, weight, bias, targets), loss)
     each = token_losses(hidden, weight, bias, targets)
     torch.testing.assert_close(each, F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none"))
+
+
+@pytest.mark.parametrize("scores", [1, 3 * 11, 1 << 21])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_softmax_figures_are_those_of_the_scores(scores, smoothing, monkeypatch):
+    monkeypatch.setattr(softmax, "SCORES", scores)
+    torch.manual_seed(0)
+    given = [torch.randn(*shape).requires_grad_() for shape in ((10, 4), (11, 4), (11,))]
+    targets = torch.randint(0, 11, (10,))
+    logits = F.linear(*given)
+    wanted = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    expected = [wanted, F.cross_entropy(logits, targets), (logits.argmax(1) == targets).float().mean()]
+    found = softmax_figures(*given, targets, smoothing)
+    torch.testing.assert_close(list(found), expected)
+    assert [one.requires_grad for one in found] == [True, False, False]
+    torch.testing.assert_close(torch.autograd.grad(found.loss, given), torch.autograd.grad(wanted, given))
+    with torch.no_grad():
+        torch.testing.assert_close(list(softmax_figures(*given, targets, smoothing)), expected)
 
 
 def test_a_token_that_cannot_be_has_a_finite_loss():

@@ -90,6 +90,19 @@ def test_states_are_those_of_the_valid_steps_in_the_order_of_the_targets() -> No
     torch.testing.assert_close(model.scores(states), whole[VALID])
 
 
+def test_the_loss_is_that_of_the_scores() -> None:
+    model = built(tied=True)
+    states = model.states(SOURCE, LENGTHS, TARGET, TARGET_LENGTHS)
+    found = model.loss(states, TARGET[VALID], label_smoothing=0.1)
+    expected = F.cross_entropy(model.scores(states), TARGET[VALID], label_smoothing=0.1)
+    torch.testing.assert_close(found.loss, expected)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(found.loss, parameters)
+    states = model.states(SOURCE, LENGTHS, TARGET, TARGET_LENGTHS)
+    expected = F.cross_entropy(model.scores(states), TARGET[VALID], label_smoothing=0.1)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, parameters), atol=1e-6, rtol=1e-4)
+
+
 def test_without_forcing_the_model_reads_what_it_scores_highest() -> None:
     model = built()
     logits = model(SOURCE, LENGTHS, TARGET, TARGET_LENGTHS, forcing=0.0)
@@ -180,7 +193,7 @@ def test_it_learns_to_turn_a_row_around() -> None:
         ends = torch.full((64, 1), 3)
         target = torch.cat([torch.full((64, 1), 2), source.flip(1)], 1)
         states = model.states(source, lengths, target, lengths + 1)
-        loss = F.cross_entropy(model.scores(states), torch.cat([source.flip(1), ends], 1).flatten())
+        loss = model.loss(states, torch.cat([source.flip(1), ends], 1).flatten()).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

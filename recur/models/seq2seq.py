@@ -10,6 +10,7 @@ from recur.errors import InputError
 from recur.layers.call import run
 from recur.layers.embedding import TokenEmbedding
 from recur.models.decoder import Bridge, Decoder, DecoderConfig, DecoderState, Read
+from recur.models.softmax import SoftmaxLoss, softmax_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,8 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:
         """Return what the scores are computed from, [N, R], at the N valid steps of the targets, row after row.
 
-        The scores of all V tokens are most of the work: `scores` of these leaves padding out. `F.cross_entropy` of them
-        goes with `next_tokens[next_tokens != 0]`. Arguments are those of a call.
+        The scores of all V tokens are most of the work: `loss` and `scores` of these leave padding out. What comes next
+        is `next_tokens[next_tokens != 0]` in the same order. Arguments are those of a call.
         """
         readout = self._read(source, source_lengths, targets, target_lengths, forcing).readout
         steps = torch.arange(targets.shape[1], device=targets.device)
@@ -118,6 +119,14 @@ class EncoderDecoder(nn.Module):
         """Return the logits [..., V] of states [..., R]."""
         scores: Tensor = self.decoder.scores(states)
         return scores
+
+    def loss(self, states: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> SoftmaxLoss:
+        """Return the mean cross entropy of targets, int64 [N], from states [N, R], and how many are scored highest.
+
+        It is `F.cross_entropy(model.scores(states), targets)`, made part by part, so that the scores take no memory.
+        """
+        scores = self.decoder.scores
+        return softmax_figures(states, scores.weight, scores.bias, targets, label_smoothing)
 
     def attention_weights(
         self, source: Tensor, source_lengths: Tensor, targets: Tensor, target_lengths: Tensor

@@ -1,15 +1,26 @@
 """Cross entropy over a large vocabulary, without ever holding the scores of all positions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recur.layers.linear import product
+
 # so many scores at a time: they stay in a processor's cache, and memory does not grow with the window
 SCORES = 1 << 21
-# of a float32, so that a loss stays finite
-LEAST = 1e-38
+
+
+class SoftmaxLoss(NamedTuple):
+    """What `softmax_figures` returns: means over N targets."""
+
+    loss: Tensor
+    """The cross entropy with the smoothed targets; a gradient flows through this one."""
+    cross_entropy: Tensor
+    """-log of each target's probability, in nats."""
+    right: Tensor
+    """The share of the targets that nothing is scored higher than."""
 
 
 def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -27,10 +38,28 @@ def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) 
     >>> softmax_loss(torch.randn(6, 4), torch.randn(9, 4), torch.zeros(9), torch.arange(6)).shape
     torch.Size([])
     """
+    return softmax_figures(hidden, weight, bias, targets).loss
+
+
+def softmax_figures(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float = 0.0
+) -> SoftmaxLoss:
+    """Return the loss of `softmax_loss` with smoothed targets, and what can be said of the scores on the way.
+
+    Args:
+        hidden, weight, bias, targets: as for `softmax_loss`; with smoothing every bias is finite.
+        label_smoothing: share of each target that is spread over all V (Szegedy et al. 2015, arXiv:1512.00567, section
+            7), as in `F.cross_entropy`.
+    """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad or bias.requires_grad):
-        loss: Tensor = _SoftmaxLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
-        return loss
-    return token_losses(hidden, weight, bias, targets).mean()
+        found = _Softmax.apply(hidden, weight, bias, targets, label_smoothing)  # type: ignore[no-untyped-call]
+        return SoftmaxLoss(*found)
+    with torch.no_grad():
+        sums = [
+            _Part(hidden[place], weight, bias, targets[place], label_smoothing).sums()
+            for place in _parts(len(hidden), len(weight))
+        ]
+        return SoftmaxLoss(*_means(sums, len(hidden), hidden))
 
 
 @torch.no_grad()
@@ -38,57 +67,75 @@ def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) 
     """Return -log softmax(hidden weight' + bias) at each target, [N]; arguments are those of `softmax_loss`."""
     losses = hidden.new_empty(len(hidden))
     for part in _parts(len(hidden), len(weight)):
-        scores = _linear(hidden[part], weight, bias)
-        losses[part] = scores.logsumexp(1) - scores.gather(1, targets[part, None])[:, 0]
+        losses[part] = _Part(hidden[part], weight, bias, targets[part], 0.0).losses
     return losses
 
 
-class _SoftmaxLoss(torch.autograd.Function):
+class _Part:
+    """The scores of some positions: their softmax, and the losses."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> None:
+        scores = product(hidden, weight, bias)
+        self.targets, self.smoothing = targets[:, None], smoothing
+        self.wanted, self.most = scores.gather(1, self.targets)[:, 0], scores.amax(1)
+        self.mean = scores.mean(1) if smoothing else self.wanted
+        self.shares = torch.softmax(scores, 1)
+        # log of the sum of exp(score): the largest share is at least 1 / V, and has a logarithm
+        self.total = self.most - self.shares.amax(1).log()
+
+    @property
+    def losses(self) -> Tensor:
+        """-log of each target's probability."""
+        return self.total - self.wanted
+
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums of the smoothed losses, of the losses, and how many targets are scored highest."""
+        losses = self.losses
+        smoothed = (1 - self.smoothing) * losses + self.smoothing * (self.total - self.mean)
+        return smoothed.sum(), losses.sum(), (self.wanted >= self.most).to(losses.dtype).sum()
+
+    def gradient(self) -> Tensor:
+        """Return that of the sum of the smoothed losses by the scores, in place of the softmax."""
+        if self.smoothing:
+            self.shares -= self.smoothing / self.shares.shape[1]
+        return self.shares.scatter_add_(1, self.targets, self.shares.new_full(self.targets.shape, self.smoothing - 1))
+
+
+class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+    ) -> tuple[Tensor, ...]:
         count = len(hidden)
-        loss = hidden.new_zeros(())
         to_hidden = torch.empty_like(hidden)
         # transposed, which is how the product comes out fastest
-        to_weight = weight.new_zeros(weight.shape[1], len(weight))
-        to_bias = torch.zeros_like(bias)
-        for part in _parts(count, len(weight)):
-            given, wanted = hidden[part], targets[part, None]
-            # the gradient for a score is its probability, less 1 at the target
-            scores = torch.softmax(_linear(given, weight, bias), 1)
-            loss -= scores.gather(1, wanted).clamp_min_(LEAST).log_().sum()
-            scores.scatter_add_(1, wanted, scores.new_full(wanted.shape, -1.0))
-            to_hidden[part] = _linear(scores, weight.t())
-            to_weight += _linear(given.t() / count, scores.t())
-            to_bias += scores.sum(0)
+        to_weight, to_bias = weight.new_zeros(weight.shape[1], len(weight)), torch.zeros_like(bias)
+        sums = []
+        for place in _parts(count, len(weight)):
+            part = _Part(hidden[place], weight, bias, targets[place], smoothing)
+            sums.append(part.sums())
+            gradient = part.gradient()
+            to_hidden[place] = product(gradient, weight.t())
+            to_weight += product(hidden[place].t() / count, gradient.t())
+            to_bias += gradient.sum(0)
         ctx.save_for_backward(to_hidden / count, to_weight.t(), to_bias / count)
-        return loss / count
+        means = _means(sums, count, hidden)
+        ctx.mark_non_differentiable(*means[1:])
+        return means
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         parts = ctx.saved_tensors if float(gradient) == 1 else [part * gradient for part in ctx.saved_tensors]
-        return (*parts, None)
+        return (*parts, None, None)
+
+
+def _means(sums: list[tuple[Tensor, Tensor, Tensor]], count: int, like: Tensor) -> tuple[Tensor, ...]:
+    # of nothing the mean is NaN, as everywhere in torch
+    total = torch.stack([torch.stack(each) for each in sums]).sum(0) if sums else like.new_zeros(3)
+    return tuple(value.clone() for value in total / count)
 
 
 def _parts(rows: int, columns: int) -> list[slice]:
     step = max(1, SCORES // columns)
     return [slice(start, start + step) for start in range(0, rows, step)]
-
-
-def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return given [N, D] times weight [V, D] transposed, plus bias."""
-    if _direct(given):
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, "none", [], "")
-        return result
-    return torch.nn.functional.linear(given, weight, bias)
-
-
-def _direct(given: Tensor) -> bool:
-    # oneDNN takes the widest vectors that a processor has, MKL those that it thinks its maker's own have
-    return (
-        given.dtype == torch.float32
-        and given.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
