@@ -48,15 +48,13 @@ class TranslateObjective(Objective):
         forcing = self.forcing if training else 1.0
         self.step += training
         inputs = (batch.source, batch.source_lengths, shifted(batch.target), batch.target_lengths)
-        scores = self.model.scores(self.model.states(*inputs, forcing=forcing))
         truth = batch.target[batch.target != 0]
         smoothing = self.options.label_smoothing
-        figures = {"loss": F.cross_entropy(scores, truth, label_smoothing=smoothing)}
-        with torch.no_grad():
-            if smoothing:
-                figures["cross entropy"] = F.cross_entropy(scores, truth)
-            figures["token accuracy"] = (scores.argmax(dim=1) == truth).float().mean()
-        return figures, len(truth)
+        found = self.model.loss(self.model.states(*inputs, forcing=forcing), truth, smoothing)
+        figures = {"loss": found.loss}
+        if smoothing:
+            figures["cross entropy"] = found.cross_entropy
+        return figures | {"token accuracy": found.right}, len(truth)
 
     @property
     def forcing(self) -> float:
@@ -174,10 +172,10 @@ def cross_entropy(
     for batch in PairBatches(sources, targets, batch_size, seed=0, shuffle=False):
         batch = PairBatch(*(part.to(device) for part in batch))
         inputs = (batch.source, batch.source_lengths, shifted(batch.target), batch.target_lengths)
-        scores = model.scores(model.states(*inputs))
         truth = batch.target[batch.target != 0]
-        entropy += float(F.cross_entropy(scores, truth, reduction="sum"))
-        right += float((scores.argmax(dim=1) == truth).sum())
+        found = model.loss(model.states(*inputs), truth)
+        entropy += len(truth) * float(found.cross_entropy)
+        right += len(truth) * float(found.right)
         count += len(truth)
     model.train(training)
     return entropy / count, right / count
