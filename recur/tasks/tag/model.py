@@ -37,7 +37,7 @@ class TagObjective(Objective):
         tags = scores.argmax(-1) if model.training else model.decode(scores.detach(), lengths)[0]
         inside = torch.arange(tags.shape[1]) < lengths[:, None]
         figures["accuracy"] = (tags == batch.tags)[inside].float().mean()
-        if self._scheme and not model.training:
+        if self._scheme:
             ends = np.concatenate(([0], np.cumsum(lengths.numpy())))
             parts = (Sequences(part[inside].numpy().astype(np.int32), ends) for part in (tags, batch.tags))
             total = self._scheme.compare(*parts).total
