@@ -239,7 +239,7 @@ def test_parts_come_from_files_where_they_are_given(tmp_path):
         "9 of 18 tokens of the validation part do not stand in the training part; they count as <unk>, which is hard "
         "to foretell"
     ]
-    assert data.counts().tolist() == [0, 0, 60, 60]
+    assert data.counts["train"] == [0, 0, 60, 60]
     again = read_text(GenerateOptions(**files, out=tmp_path / "run", tokens="characters"), Progress())
     assert again.coder.tokens[2:] == ["\n", "a", "b", "c"]
     again.delete()

@@ -354,6 +354,39 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """Running text with its line ends, its pieces shaded by a number each: the pointer shows it.
+
+    Args:
+        title: its heading.
+        pieces: the text in pieces, such as tokens.
+        values: of the pieces, 0 for no shade; NaN for none known. None shades nothing.
+        unit: what the values count, for example "bits".
+        full: the value of the darkest shade.
+        note: a sentence below.
+
+    Raises:
+        InputError: not one value for each piece, or `full` is not above 0.
+    """
+
+    title: str
+    pieces: Sequence[str]
+    values: Sequence[float] | None = None
+    unit: str = ""
+    full: float = 1.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values is not None and len(self.values) != len(self.pieces):
+            raise InputError(
+                f"Passage {self.title!r}: values must be one for each of {len(self.pieces)} pieces, "
+                f"got {len(self.values)}"
+            )
+        if not self.full > 0:
+            raise InputError(f"Passage {self.title!r}: full must be above 0, got {self.full}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a run by group, folded: `{"Training": {"learning rate": "0.001"}}`."""
 
@@ -399,6 +432,7 @@ Block = (
     | Mistakes
     | Sentences
     | Items
+    | Passage
     | Settings
     | Command
     | Note

@@ -12,11 +12,22 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from recur.files import write_text
-from recur.report.blocks import BarChart, Block, Confusion, HeatMap, Histograms, LineChart, Mistakes, Planes, Table
+from recur.report.blocks import (
+    BarChart,
+    Block,
+    Confusion,
+    HeatMap,
+    Histograms,
+    LineChart,
+    Mistakes,
+    Passage,
+    Planes,
+    Table,
+)
 from recur.report.charts import bar_picture, line_picture
 from recur.report.heat import heat_picture
 from recur.report.panels import histogram_pictures, plane_picture
-from recur.report.tables import confusion_view, mistake_view, table_view
+from recur.report.tables import confusion_view, mistake_view, passage_view, table_view
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,8 @@ def _view(block: Block) -> Any:
             return confusion_view(block)
         case Table():
             return table_view(block)
+        case Passage():
+            return passage_view(block)
         case Mistakes():
             return [mistake_view(item) for item in block.items]
         case _:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
-from recur.report.blocks import Confusion, Mistake, Table
+from recur.report.blocks import Confusion, Mistake, Passage, Table
 
 MISSING = "–"
 WHOLE_CELLS = 6  # up to so many labels a matrix's cells have room for the share below the count
 MATRIX_LABELS = 50  # a matrix of more labels is not drawn
 LISTED = 20  # so many confused pairs are listed
 EXCERPT = 280  # characters of a text that show before it is unfolded
+SHADES = 9
 LONGEST = 20_000  # characters of a text that are kept at all
 
 
@@ -115,6 +116,29 @@ def confusion_view(confusion: Confusion) -> ConfusionView:
         if minus
     ]
     return ConfusionView(labels, rows, size <= WHOLE_CELLS, pairs, size > MATRIX_LABELS)
+
+
+@dataclass(frozen=True)
+class PieceView:
+    """A piece of a passage as drawn: its text, how dark, 0..9, and what the pointer shows; that is empty for none."""
+
+    text: str
+    level: int = 0
+    shown: str = ""
+
+
+def passage_view(passage: Passage) -> list[PieceView]:
+    """Give each piece of a passage its shade."""
+    if passage.values is None:
+        return [PieceView("".join(passage.pieces))]
+    views = []
+    for text, value in zip(passage.pieces, passage.values, strict=True):
+        if math.isnan(value):
+            views.append(PieceView(text))
+        else:
+            level = round(SHADES * min(1.0, max(0.0, value / passage.full)))
+            views.append(PieceView(text, level, f"{value:.2f} {passage.unit}".strip()))
+    return views
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,15 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from recur.data.coders import Coder, learn_coder, load_coder
+from recur.data.coders import Coder, Ids, learn_coder, load_coder
 from recur.data.plain import TextPart, count_characters, cut
 from recur.data.stream import StreamFile, write_stream
 from recur.data.tables import fingerprint
@@ -24,7 +23,6 @@ from recur.tasks.run import make_folder
 
 PARTS = ("train", "validation", "test")
 _CODER = "coder.json"
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -35,31 +33,17 @@ class Text:
     """Where they lie; theirs alone."""
     coder: Coder
     parts: dict[str, StreamFile]
+    counts: dict[str, list[int]]
+    """By part how often each id stands in it."""
     notes: list[str] = field(default_factory=list)
 
     def characters(self, part: str) -> int:
         """Return how many characters a part has."""
         return int(self.parts[part].metadata["characters"])
 
-    def counts(self) -> Tensor:
-        """Return how often each id stands in the training part, int64 [V]."""
-        values, counts = self.parts["train"].values, np.zeros(len(self.coder), dtype=np.int64)
-        for start in range(0, len(values), _CHUNK):
-            counts += np.bincount(values[start : start + _CHUNK], minlength=len(counts))
-        return torch.from_numpy(counts)
-
-    def unknown(self, part: str) -> int:
-        """Return how many tokens of a part the training part does not have."""
-        values = self.parts[part].values
-        return sum(int((values[start : start + _CHUNK] == 1).sum()) for start in range(0, len(values), _CHUNK))
-
     def delete(self) -> None:
         """Delete the files, which are made again from the texts where they are wanted."""
-        for path in [*(self.folder / f"{part}.stream" for part in PARTS), self.folder / _CODER]:
-            with suppress(OSError):
-                path.unlink()
-        with suppress(OSError):
-            self.folder.rmdir()
+        _delete(self.folder)
 
 
 def read_text(options: GenerateOptions, progress: Progress) -> Text:
@@ -78,9 +62,9 @@ def read_text(options: GenerateOptions, progress: Progress) -> Text:
         try:
             text = _write(options, folder, made_of, progress)
         except BaseException:
-            Text(folder, load_coder({"unit": "characters", "lower": False, "vocabulary": []}), {}).delete()
+            _delete(folder)
             raise
-    return Text(folder, text.coder, text.parts, unknown_notes(text, "validation"))
+    return replace(text, notes=unknown_notes(text, "validation"))
 
 
 def text_parts(options: GenerateOptions) -> dict[str, TextPart]:
@@ -100,6 +84,14 @@ def text_parts(options: GenerateOptions) -> dict[str, TextPart]:
     return parts
 
 
+def _delete(folder: Path) -> None:
+    for path in [*(folder / f"{part}.stream" for part in PARTS), folder / _CODER]:
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _made_of(options: GenerateOptions) -> dict[str, Any]:
     files = {name: getattr(options, name) for name in PARTS if getattr(options, name)}
     names = ("tokens", "lower", "vocabulary", "min_count", "validation_share", "test_share")
@@ -115,7 +107,7 @@ def _stored(folder: Path, made_of: dict[str, Any]) -> Text | None:
         if stored["made_of"] != made_of:
             return None
         parts = {part: StreamFile(folder / f"{part}.stream") for part in PARTS}
-        return Text(folder, load_coder(stored["coder"]), parts)
+        return Text(folder, load_coder(stored["coder"]), parts, stored["counts"])
     except (OSError, ValueError, KeyError, InputError):
         return None
 
@@ -133,19 +125,20 @@ def _write(options: GenerateOptions, folder: Path, made_of: dict[str, Any], prog
     if len(coder) < 3:
         raise InputError(f"the train part of {sources['train'].path} must have tokens, got blanks only")
     dtype = "uint8" if len(coder) <= 1 << 8 else "uint16" if len(coder) <= 1 << 16 else "int32"
-    parts = {}
+    parts, counts = {}, {name: np.zeros(len(coder), dtype=np.int64) for name in sources}
     for name, source in sources.items():
         if not (characters := length(source)):
             raise InputError(f"the {name} part of {source.path} is empty; give a longer text, or a file with --{name}")
-        ids = coder.ids(watched(source, what=f"writing the {name} part as ids"))
+        ids = _counted(coder.ids(watched(source, what=f"writing the {name} part as ids")), counts[name])
         parts[name] = write_stream(
             folder / f"{name}.stream", ids, dtype=dtype, joined=True, metadata={"characters": str(characters)}
         )
         if len(parts[name]) < 2:
             raise InputError(f"the {name} part of {source.path} must have at least 2 tokens, got {len(parts[name])}")
     # the last one: with it all are there
-    write_json(folder / _CODER, {"made_of": made_of, "coder": coder.state()}, indent=None)
-    return Text(folder, coder, parts)
+    listed = {name: found.tolist() for name, found in counts.items()}
+    write_json(folder / _CODER, {"made_of": made_of, "coder": coder.state(), "counts": listed}, indent=None)
+    return Text(folder, coder, parts, listed)
 
 
 def length(part: TextPart) -> int:
@@ -162,10 +155,17 @@ def _watched(part: TextPart, progress: Progress, what: str) -> Iterator[str]:
         progress.share(what, done / max(1, length(part)))
 
 
+def _counted(ids: Iterator[Ids], counts: NDArray[np.int64]) -> Iterator[Ids]:
+    # while they are at hand: to read them from the disk again takes longer, and memory for as long as it is free
+    for part in ids:
+        counts += np.bincount(part, minlength=len(counts))
+        yield part
+
+
 def unknown_notes(text: Text, part: str) -> list[str]:
     """Return a note on the tokens of a part that the training part does not have, if there are any."""
-    unknown, tokens = text.unknown(part), len(text.parts[part])
-    if not unknown or text.unknown("train"):
+    unknown, tokens = text.counts[part][1], len(text.parts[part])
+    if not unknown or text.counts["train"][1]:
         # where the training part has unknown tokens too, they are one token among others
         return []
     return [

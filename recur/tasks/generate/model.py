@@ -65,9 +65,9 @@ class LanguageObjective(Objective):
         return {"loss": loss}, batch.targets.numel()
 
     def probe(self, batch: Window, rows: int) -> tuple[Any, Callable[[Any], Tensor]]:
-        """Return a window of the first rows, and its loss, from a state of zeros."""
-        targets = batch.targets[:rows]
-        return (batch.inputs[:rows],), lambda read: self.model.loss(read.hidden, targets)
+        """Return a window of the first rows, and the loss of its last token: how far back that looks."""
+        last = batch.targets[:rows, -1:]
+        return (batch.inputs[:rows],), lambda read: self.model.loss(read.hidden[:, -1:], last)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the carried state, layer by layer."""

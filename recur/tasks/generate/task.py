@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from recur.data.coders import load_coder
 from recur.data.stream import StreamWindows
@@ -60,8 +61,8 @@ class Generate(Task[GenerateOptions, Text]):
         """Make the network, which begins with the frequencies of the tokens, and windows of the stream."""
         network = LanguageConfig(**options.network(LanguageConfig) | {"vocabulary_size": len(data.coder)})
         model = LanguageModel(network)
-        counts = data.counts()
-        model.start_at(counts)
+        counts = data.counts["train"]
+        model.start_at(torch.tensor(counts))
         train, validation = (
             StreamWindows(data.parts[part], options.batch_size, options.steps, batch_first=True)
             for part in ("train", "validation")
