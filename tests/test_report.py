@@ -28,6 +28,7 @@ from recur.report import (
     Mistake,
     Mistakes,
     Note,
+    Passage,
     Plane,
     Planes,
     Report,
@@ -395,3 +396,19 @@ def test_a_complex_plane_reads_out_the_nearest_point(tmp_path):
 def test_a_histogram_reads_out_the_bar_under_the_pointer(tmp_path):
     block = Histograms("t", [Histogram("forget", [0.0, 0.5, 1.0], [0.25, 0.75])])
     assert pointed(tmp_path, block, 0.5, 0.5, ".catch + .bar + .catch", "pointerenter") == "forget, 0.5 to 1: 75.0%"
+
+
+def test_a_passage_is_shaded_by_its_values():
+    html = render(report_of(Passage("Bits", ["a\n", "<b>", " c", "d"], [0.0, 5.0, 20.0, math.nan], "bits", full=10)))
+    assert '<span class="b0" title="0.00 bits">a\n</span>' in html
+    assert '<span class="b4" title="5.00 bits">&lt;b&gt;</span>' in html
+    assert '<span class="b9" title="20.00 bits"> c</span>d</blockquote>' in html
+    assert "10 bits and more" in html
+    assert '<blockquote lang="" dir="auto">one two</blockquote>' in render(report_of(Passage("Plain", ["one", " two"])))
+
+
+def test_a_passage_wants_a_value_for_each_piece():
+    with pytest.raises(InputError, match=r"values must be one for each of 2 pieces, got 1"):
+        Passage("x", ["a", "b"], [1.0])
+    with pytest.raises(InputError, match="full must be above 0, got 0"):
+        Passage("x", ["a"], [1.0], full=0)
