@@ -215,8 +215,8 @@ def test_a_table_without_header_and_with_quotes(tmp_path: Path):
 def test_empty_and_long_texts_are_counted(tmp_path: Path):
     pairs = [*language(40), ("", "one"), ("ba", " "), ("ba " * 50, "one")]
     corpus = read_corpus(options(tmp_path, train=table(tmp_path / "p.tsv", pairs), max_length=20))
-    assert any("2 pairs" in note and "empty text are left out" in note for note in corpus.notes)
-    assert any("1 pairs" in note and "more than 20 subwords" in note for note in corpus.notes)
+    assert any("2 pairs" in note and "empty text left out" in note for note in corpus.notes)
+    assert any("1 pair of" in note and "more than 20 subwords" in note for note in corpus.notes)
     assert int(corpus.train.sources.lengths.max()) <= 21
 
 
@@ -291,5 +291,27 @@ def test_teacher_forcing_falls_from_one_to_what_is_given(tmp_path: Path, schedul
     assert objective.state_dict() == {"step": 100}
 
 
-def test_a_perplexity_beyond_floats_is_infinite():
-    assert perplexity(1000.0) == float("inf")
+def test_a_perplexity_is_a_number_that_json_has():
+    assert perplexity(np.log(8.0)) == pytest.approx(8)
+    assert 1e300 < perplexity(1000.0) < float("inf")
+
+
+def test_parts_cut_off_by_chance_are_no_larger_than_can_be_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recur.tasks.translate.data.MOST_CUT", 7)
+    pairs = [(f"ba {i}", f"one {i}") for i in range(100)]
+    corpus = read_corpus(options(tmp_path, train=table(tmp_path / "p.tsv", pairs)))
+    assert len(corpus.validation.sources) == len(list(corpus.test_file)) == 7
+    assert len(corpus.train.sources) == 86
+
+
+def test_a_dictionary_stops_reading_when_it_has_enough():
+    read = []
+
+    def endless():
+        for pair in language(10_000):
+            read.append(pair)
+            yield pair
+
+    dictionary = Dictionary(endless(), most_links=2000)
+    assert len(read) < 1000
+    assert dictionary("ba") == "one"

@@ -54,7 +54,8 @@ def bleu(
             f"`translations` must be one for each of the {len(references)} references, got {len(translations)}"
         )
     metrics = _sacrebleu()
-    words, characters = metrics.BLEU(lowercase=lower, tokenize=tokens), metrics.CHRF(lowercase=lower)
+    # forced: texts whose marks stand apart, as a dictionary writes them, are meant so
+    words, characters = metrics.BLEU(lowercase=lower, tokenize=tokens, force=True), metrics.CHRF(lowercase=lower)
     score = words.corpus_score(list(translations), [list(references)])
     chrf = characters.corpus_score(list(translations), [list(references)])
     return Bleu(

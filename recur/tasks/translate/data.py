@@ -3,14 +3,15 @@
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recur.data.aligned import AlignedFiles
-from recur.data.sequences import Ids, Sequences
+from recur.data.sequences import Ids, Sequences, SequenceWriter
 from recur.data.subwords import END, Subwords
 from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
@@ -18,6 +19,8 @@ from recur.tasks.options import flag
 from recur.tasks.translate.options import TranslateOptions
 
 Rows = NDArray[np.int64]
+# a part that is cut off by chance has no more pairs: translating them takes time
+MOST_CUT = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,10 @@ class Encoder:
 
     def __call__(self, texts: Iterable[str]) -> Sequences:
         """Return the ids of each text, </s> behind them."""
-        return Sequences.of(self._ended(text) for text in texts)
+        return Sequences.of(self.ids(text) for text in texts)
 
-    def _ended(self, text: str) -> Ids:
+    def ids(self, text: str) -> Ids:
+        """Return the ids of a text, </s> behind them, int32 [T]."""
         return np.append(self.subwords.encode(text), np.int32(END))
 
     def text(self, ids: list[int]) -> str:
@@ -61,9 +65,13 @@ class PairFile:
         Raises:
             InputError: a file or a row cannot be read.
         """
-        chosen = None if self.rows is None else set(self.rows.tolist())
-        for number, pair in enumerate(self._pairs()):
-            if chosen is None or number in chosen:
+        chosen: Iterable[int] = repeat(1)
+        if self.rows is not None:
+            mask = np.zeros(self.rows.max(initial=-1) + 1, np.uint8)
+            mask[self.rows] = 1
+            chosen = mask.tobytes()
+        for wanted, pair in zip(chosen, self._pairs(), strict=False):
+            if wanted:
                 yield pair
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
@@ -163,7 +171,8 @@ def read_corpus(options: TranslateOptions) -> Corpus:
             hashes, usable = _scan(files[name])
             notes += _notes(files[name], int((~usable).sum()), kept=name != "train")
     whole = np.flatnonzero(usable)
-    shares = [0.0 if name in files else getattr(options, f"{name}_share") for name in ("validation", "test")]
+    given = {"validation": options.validation_share, "test": options.test_share}
+    shares = [0.0 if name in files else min(share, MOST_CUT / max(1, len(whole))) for name, share in given.items()]
     train, *others = split(hashes[whole], *shares)
     for name, share, rows in zip(("validation", "test"), shares, others, strict=True):
         if share and not (len(rows) and len(train)):
@@ -172,16 +181,19 @@ def read_corpus(options: TranslateOptions) -> Corpus:
                 f"{len(np.unique(hashes[whole]))} different sources; give more pairs, or {flag(name)}"
             )
         if share:
-            notes.append(f"no {flag(name)} given: {len(rows)} pairs of {options.train}, drawn by chance, are that part")
+            notes.append(
+                f"no {flag(name)} given: {_pairs(len(rows))} of {options.train}, drawn by chance, are that part"
+            )
             files[name] = _only(files["train"], whole[rows])
     learned = _only(files["train"], whole[train])
     subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
     encoder = Encoder(subwords)
-    pairs, long = _encode_training(encoder, learned, options.max_length)
+    folder = next(path for path in (options.folder, *options.folder.absolute().parents) if path.is_dir())
+    pairs, long = _encode_training(encoder, learned, options.max_length, folder)
     if long:
         notes.append(
-            f"{long} pairs of {options.train} with a text of more than {options.max_length} subwords are left out of "
-            "the training part"
+            f"{_pairs(long)} of {options.train} with a text of more than {options.max_length} subwords left out of the "
+            "training part"
         )
     if not len(pairs.sources):
         raise InputError(f"{options.train}: no pair is left to learn from; give a larger --max-length")
@@ -235,7 +247,7 @@ def split(groups: NDArray[np.uint64], validation: float, test: float) -> tuple[R
     for which, share in ((2, test), (1, validation)):
         if share and first < len(names):
             # the group in which the share is full is the last one
-            last = int(np.searchsorted(ends, taken + share * (len(groups) - taken)))
+            last = int(np.searchsorted(ends, taken + max(1, round(share * (len(groups) - taken)))))
             part[order[first : last + 1]] = which
             first, taken = last + 1, int(ends[last])
     train, valid, tested = (np.flatnonzero(part[number] == i) for i in range(3))
@@ -274,24 +286,33 @@ def _hash(text: str) -> int:
 def _notes(file: PairFile, empty: int, kept: bool = False) -> list[str]:
     notes = []
     if file.skipped:
-        notes.append(f"{len(file.skipped)} bad rows of {file.path} left out, the first: {file.skipped[0]}")
+        notes.append(f"{len(file.skipped):,} bad rows left out of {file.path}, the first: {file.skipped[0]}")
     if empty:
         what = "kept, and scored" if kept else "left out"
-        notes.append(f"{empty} pairs of {file.path} with an empty text are {what}")
+        notes.append(f"{_pairs(empty)} of {file.path} with an empty text {what}")
     return notes
 
 
+def _pairs(count: int) -> str:
+    return f"{count:,} pair{'s' if count > 1 else ''}"
+
+
 def _only(file: PairFile, rows: Rows) -> PairFile:
-    return PairFile(
-        file.path, file.target_path, file.source, file.target, file.header, file.quotes, file.skip_bad_rows, rows
-    )
+    return replace(file, rows=rows, skipped=[])
 
 
-def _encode_training(encoder: Encoder, file: PairFile, max_length: int) -> tuple[Part, int]:
-    """Encode pairs in a stream; how many were left out for their length is returned beside them."""
-    sources, targets = (encoder(texts) for texts in ((s for s, _ in file), (t for _, t in file)))
-    short = np.maximum(sources.lengths, targets.lengths) <= max_length + 1
-    kept = np.flatnonzero(short)
-    if len(kept) < len(short):
-        sources, targets = sources.take(kept), targets.take(kept)
-    return Part(sources, targets, []), len(short) - len(kept)
+def _encode_training(encoder: Encoder, file: PairFile, max_length: int, folder: Path) -> tuple[Part, int]:
+    """Encode pairs in a stream, into files of `folder` where they are too many for memory.
+
+    How many were left out for their length is returned beside them.
+    """
+    writers = SequenceWriter(folder), SequenceWriter(folder)
+    long = 0
+    for pair in file:
+        ids = [encoder.ids(text) for text in pair]
+        if max(map(len, ids)) > max_length + 1:
+            long += 1
+            continue
+        for writer, row in zip(writers, ids, strict=True):
+            writer.append(row)
+    return Part(writers[0].finish(), writers[1].finish(), []), long

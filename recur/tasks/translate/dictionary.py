@@ -18,15 +18,16 @@ class Dictionary:
     Args:
         pairs: source and target texts, at least one.
         lower: turn capital letters into small ones first.
+        most_links: so many pairs of a source and a target word are held in memory; further texts are not read.
 
     >>> pairs = [("das Haus", "the house"), ("das Buch", "the book"), ("ein Buch", "a book")]
     >>> Dictionary(pairs)("ein Haus")
     'a house'
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]], lower: bool = False) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]], lower: bool = False, most_links: int = 10_000_000) -> None:
         self.lower = lower
-        sources, targets, links, places = self._links(pairs)
+        sources, targets, links, places = self._links(pairs, most_links)
         keys, number = np.unique(links, return_inverse=True)
         word, other = keys // len(targets), keys % len(targets)
         # p(target word | source word), alike at first
@@ -43,7 +44,7 @@ class Dictionary:
         self.best = {words[word[i]]: others[other[i]] for i in first.tolist() if word[i]}
 
     def _links(
-        self, pairs: Iterable[tuple[str, str]]
+        self, pairs: Iterable[tuple[str, str]], most: int
     ) -> tuple[dict[str, int], dict[str, int], NDArray[np.int64], NDArray[np.int64]]:
         """Return both vocabularies, and of every source and target word of every pair a number, and the target's place.
 
@@ -56,6 +57,9 @@ class Dictionary:
             left = [0, *(sources.setdefault(word, len(sources)) for word in self._words(source))]
             right = [targets.setdefault(word, len(targets)) for word in self._words(target)]
             read.append((np.array(left), np.array(right, dtype=np.int64)))
+            most -= len(left) * len(right)
+            if most <= 0:
+                break
         links, places, seen = [], [], 0
         for left_ids, right_ids in read:
             links.append((left_ids[None] * len(targets) + right_ids[:, None]).ravel())

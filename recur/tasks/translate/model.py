@@ -182,5 +182,5 @@ def cross_entropy(
 
 
 def perplexity(entropy: float) -> float:
-    """Return exp of a cross entropy in nats, infinity where that is too large a number."""
-    return math.exp(entropy) if entropy < 700 else math.inf
+    """Return exp of a cross entropy in nats, 1e304 at most."""
+    return math.exp(min(entropy, 700.0))
