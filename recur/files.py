@@ -55,3 +55,9 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Replace `path` by `value` as JSON, indented unless `indent` is None, atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """Return `folder`, or, if it is not there yet, the nearest one above it that is."""
+    path = Path(folder).absolute()
+    return next(above for above in (path, *path.parents) if above.is_dir())

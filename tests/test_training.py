@@ -4,11 +4,14 @@ import math
 import os
 import signal
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from recur.data import LengthBatches, Sequences
 from recur.errors import InputError, MissingExtra, RunError
 from recur.tasks import checkpoint
 from recur.tasks.interrupt import Interrupted
@@ -76,6 +79,53 @@ def fit(folder, *, at=lambda epoch, i: None, resume=False, objective=None, **opt
         resume=resume,
         progress=Progress(stream=io.StringIO()),
     )
+
+
+def fit_in_rounds(folder, steps, *, at=lambda n: None, resume=False):
+    """Train on passes of 5 batches in rounds of `steps`; return the training and the rows of each batch."""
+    folder.mkdir(exist_ok=True)
+    seen = []
+
+    class Watched(LengthBatches):
+        def _batch(self, rows):
+            at(len(seen))
+            seen.append(sorted(rows.tolist()))
+            return batches.x[rows], batches.y[rows]
+
+    batches = Watched(Sequences.of([[1] * (1 + i % 3) for i in range(20)]), None, 4, seed=2)
+    batches.x, batches.y = Rows().x.reshape(32, 3), Rows().y.reshape(32, 1)
+    given = TrainingOptions(epochs=6, epoch_steps=steps, learning_rate=0.01)
+    how = {"folder": folder, "seed": 7, "resume": resume, "progress": Progress(stream=io.StringIO())}
+    validation = list(zip(Rows().x, Rows().y, strict=True))
+    return train(Line(), batches, validation, given, **how), seen
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7, 12])
+def test_rounds_of_steps_go_through_the_same_passes(tmp_path, steps):
+    training, seen = fit_in_rounds(tmp_path, steps)
+    assert len(seen) == 6 * steps == training.step
+    assert [line["epoch"] for line in training.history] == [1, 2, 3, 4, 5, 6]
+    for start in range(0, len(seen) - 4, 5):
+        assert sorted(row for rows in seen[start : start + 5] for row in rows) == list(range(20))
+    # with rounds of a pass it is what it is without
+    _, whole = fit_in_rounds(tmp_path / "whole", 5)
+    assert seen[:30] == whole[: len(seen)]
+
+
+@pytest.mark.parametrize(("steps", "stop"), [(3, 7), (7, 5), (7, 9), (12, 30)])
+def test_rounds_of_steps_resume_to_the_bit(tmp_path, steps, stop):
+    straight, seen = fit_in_rounds(tmp_path / "straight", steps)
+
+    def interrupt(number):
+        if number == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit_in_rounds(tmp_path / "run", steps, at=interrupt)
+    resumed, rest = fit_in_rounds(tmp_path / "run", steps, resume=True)
+    assert rest == seen[stop + 1 :]
+    assert torch.equal(weights(resumed), weights(straight))
+    assert [line["validation"] for line in resumed.history] == [line["validation"] for line in straight.history]
 
 
 def weights(training):
@@ -319,6 +369,20 @@ def test_training_options_out_of_range(options, message):
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_work_of_known_size_shows_the_time_left(monkeypatch):
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        clock = iter(range(100, 1000, 20))  # looked at twice each time
+        monkeypatch.setattr("recur.tasks.progress.time.monotonic", partial(next, clock))
+        progress = Progress(stream=stream)
+        for done in (0, 25, 50, 75, 100):
+            progress.reading(Path("folder/a.csv"), done, 100)
+    assert "reading a.csv  25%  2:00 min left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")  # nothing is left of it
+    lines = ["25%  2:00 min left", "50%  1:20 min left", "75%  40 s left"]
+    assert pipe.getvalue().splitlines() == [f"reading a.csv  {line}" for line in lines]
 
 
 def test_a_terminal_shows_a_bar_and_anything_else_a_line_per_epoch():

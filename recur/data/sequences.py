@@ -84,6 +84,16 @@ class Sequences:
         """Whether no sequence is cut, so that `values` and `offsets` say what the sequences are."""
         return self._limit is None
 
+    def count(self, id: int) -> int:
+        """Return how often an id is in the sequences, where none is cut."""
+        total = 0
+        for start in range(0, len(self.values), CHUNK):
+            piece = self.values[start : start + CHUNK]
+            total += int((piece == id).sum())
+            if self._mapped:
+                self._mapped.touched(1, piece.nbytes)
+        return total
+
     def take(self, index: NDArray[np.int64]) -> "Sequences":
         """Return the sequences numbered by `index` [m] in that order, copied."""
         values, lengths = self._gather(index)
@@ -140,7 +150,7 @@ class SequenceWriter:
 
     Args:
         folder: where the file is made; None keeps everything in memory.
-        in_memory: most ids that are held in memory, four bytes each.
+        in_memory: most ids that are held in memory, four bytes each; `IN_MEMORY` by default.
 
     >>> writer = SequenceWriter()
     >>> writer.append([5, 6, 7])
@@ -149,12 +159,17 @@ class SequenceWriter:
     [[5, 6, 7], []]
     """
 
-    def __init__(self, folder: str | Path | None = None, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, folder: str | Path | None = None, in_memory: int | None = None) -> None:
+        self._file: IO[bytes] | None = None
         self._folder = folder
         self._held, self._ends = array("i"), array("q", [0])
-        self._most: float = math.inf if folder is None else in_memory
-        self._file: IO[bytes] | None = None
+        self._most: float = math.inf if folder is None else IN_MEMORY if in_memory is None else in_memory
         self._filed = 0
+
+    def __del__(self) -> None:
+        # one that was given up halfway, by Ctrl-C say
+        if self._file is not None:
+            self._file.close()
 
     def append(self, ids: Iterable[int] | Ids) -> None:
         """Add a sequence.

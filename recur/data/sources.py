@@ -1,14 +1,51 @@
 """Opening the files of users: plain or gzip, with errors that say what is wrong with the file."""
 
 import gzip
+import io
+import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from recur.errors import InputError, nearest
+
+Watcher = Callable[[Path, int, int], None]
+"""Gets a file, the bytes (or rows) read of it so far, and how many there are."""
+_WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Let `watcher` be told, at every megabyte, how far the files opened in the block have been read."""
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
+def tell_watcher(path: Path, done: int, total: int) -> None:
+    """Say how far a file was read, where it is not read through `open_binary`."""
+    if watcher := _WATCHER.get():
+        watcher(path, done, total)
+
+
+class _Watched(io.FileIO):
+    """A file that says how far it was read."""
+
+    def __init__(self, path: Path, watcher: Watcher) -> None:
+        super().__init__(path)
+        self._path, self._watcher = path, watcher
+        self._size = os.fstat(self.fileno()).st_size
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._watcher(self._path, self.tell(), self._size)
+        return count
 
 
 def check_file(path: Path) -> None:
@@ -34,7 +71,9 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
     """
     check_file(path)
     try:
-        file = open(path, "rb")  # noqa: SIM115  # closed by the `with` below; only opening is tried
+        # closed by the `with` below; only opening is tried
+        watcher = _WATCHER.get() if path.is_file() else None  # a pipe has no size
+        file = open(path, "rb") if watcher is None else io.BufferedReader(_Watched(path, watcher), 1 << 20)  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     with file:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from recur.data.sources import broken_text, check_file, open_binary
+from recur.data.sources import broken_text, check_file, open_binary, tell_watcher
 from recur.errors import InputError, MissingExtra, nearest
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -41,8 +41,15 @@ class Table:
         self.filled = list(filled)
         self.header = header
         self.quotes = quotes
-        self.place = ""
         self.skipped: list[str] = []
+        # where the reader is: the first and the last line of the row, or its number
+        self.unit, self.at = "line", (0, 0)
+
+    @property
+    def place(self) -> str:
+        """Where the row handed out last stands."""
+        first, last = self.at
+        return f"{self.unit} {first}" if first == last else f"{self.unit}s {first}-{last}"
 
     def __iter__(self) -> Iterator[Row]:
         """Yield each row as column -> text.
@@ -54,14 +61,14 @@ class Table:
         self.skipped = []
         read = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}.get(_format(self.path), _read_json)
         rows = 0
-        for place, row in read(self):
-            self.place = place
-            blank = next((column for column in self.filled if not row[column].strip()), None)
-            if blank is not None:
-                self.bad(place, f"expected a value as {blank!r}, found none")
-                continue
-            rows += 1
-            yield row
+        for row in read(self):
+            for column in self.filled:
+                if not row[column].strip():
+                    self.bad(f"expected a value as {column!r}, found none")
+                    break
+            else:
+                rows += 1
+                yield row
         if not rows:
             bad = f"{len(self.skipped)} bad ones ({self.skipped[0]})" if self.skipped else "none"
             raise InputError(f"{self.path}: expected rows, found {bad}; give a file with data")
@@ -77,13 +84,13 @@ class Table:
                     f"the columns are {', '.join(names)}{_separator_hint(self.path, names)}"
                 )
 
-    def bad(self, place: str, problem: str) -> None:
+    def bad(self, problem: str) -> None:
         """Note a bad row, or raise if there must be none."""
         if not self.skip_bad_rows:
             raise InputError(
-                f"{self.path}, {place}: {problem}; correct it, or leave such rows out with --skip-bad-rows"
+                f"{self.path}, {self.place}: {problem}; correct it, or leave such rows out with --skip-bad-rows"
             )
-        self.skipped.append(f"{place}: {problem}")
+        self.skipped.append(f"{self.place}: {problem}")
 
 
 def read_table(
@@ -201,14 +208,14 @@ def _csv_problem(error: csv.Error) -> str:
     return str(error)
 
 
-def _read_csv(table: Table) -> Iterator[tuple[str, Row]]:
+def _read_csv(table: Table) -> Iterator[Row]:
     with _text(table.path) as file:
         reader = _csv_reader(table, file)
         names = _names(table, reader)
         if not table.header:
             file.seek(0)
             reader = _csv_reader(table, file)
-        chosen = [(column, names.index(column)) for column in table.columns]
+        chosen, width = [(column, names.index(column)) for column in table.columns], len(names)
         while True:
             first = reader.line_num + 1
             try:
@@ -220,37 +227,44 @@ def _read_csv(table: Table) -> Iterator[tuple[str, Row]]:
                         f"{table.path}, line {first}: expected a closing quote, found none up to line "
                         f"{reader.line_num}; close the quote, or double it if it is part of the text"
                     ) from error
-                table.bad(_place(first, reader.line_num), f"expected fields, found {_csv_problem(error)}")
+                table.at = first, reader.line_num
+                table.bad(f"expected fields, found {_csv_problem(error)}")
                 continue
             if fields is None:
                 return
             if not fields:
                 continue
-            if len(fields) != len(names):
+            table.at = first, reader.line_num
+            if len(fields) != width:
                 first_row = "header" if table.header else "first row"
-                problem: str | None = f"expected {len(names)} fields as in the {first_row}, found {len(fields)}"
+                table.bad(f"expected {width} fields as in the {first_row}, found {len(fields)}")
+                continue
+            row = {column: fields[i] for column, i in chosen}
+            if problem := _broken(row):
+                table.bad(problem)
             else:
-                problem = next(filter(None, (broken_text(fields[i]) for _, i in chosen)), None)
-            if problem:
-                table.bad(_place(first, reader.line_num), problem)
-            else:
-                yield _place(first, reader.line_num), {column: fields[i] for column, i in chosen}
+                yield row
 
 
-def _place(first: int, last: int) -> str:
-    return f"line {first}" if first == last else f"lines {first}-{last}"
+def _broken(row: Row) -> str | None:
+    """Say what of a row is not Unicode, if something is."""
+    for text in row.values():
+        if not text.isascii() and (problem := broken_text(text)):
+            return problem
+    return None
 
 
-def _read_json(table: Table) -> Iterator[tuple[str, Row]]:
+def _read_json(table: Table) -> Iterator[Row]:
     with _text(table.path) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
+            table.at = number, number
             row, problem = _json_row(line, table.columns)
             if problem:
-                table.bad(f"line {number}", problem)
+                table.bad(problem)
             else:
-                yield f"line {number}", row
+                yield row
 
 
 def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
@@ -296,17 +310,22 @@ def _parquet(table: Table) -> Iterator[tuple[Any, list[str]]]:
         raise InputError(f"{table.path}: expected a Parquet file, found {reason}; fetch or write it again") from error
 
 
-def _read_parquet(table: Table) -> Iterator[tuple[str, Row]]:
+def _read_parquet(table: Table) -> Iterator[Row]:
+    table.unit = "row"
     with _parquet(table) as (connection, _):
         names = ", ".join('"' + column.replace('"', '""') + '"::VARCHAR' for column in table.columns)
         query = f"SELECT {names} FROM read_parquet(?, binary_as_string=true)"
+        (total,) = connection.execute("SELECT count(*) FROM read_parquet(?)", [_literal(table.path)]).fetchall()[0]
         cursor = connection.execute(query, [_literal(table.path)])
         rows = chain.from_iterable(iter(lambda: cursor.fetchmany(1000), []))
         for number, row in enumerate(rows, start=1):
+            table.at = number, number
+            if number % 10_000 == 0:
+                tell_watcher(table.path, number, total)
             if None in row:
-                table.bad(f"row {number}", f"expected a value as {table.columns[row.index(None)]!r}, found none")
+                table.bad(f"expected a value as {table.columns[row.index(None)]!r}, found none")
             else:
-                yield f"row {number}", dict(zip(table.columns, row, strict=True))
+                yield dict(zip(table.columns, row, strict=True))
 
 
 def _literal(path: Path) -> str:

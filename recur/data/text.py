@@ -14,6 +14,8 @@ from typing import Literal, get_args
 from recur.errors import InputError, MissingExtra, nearest
 
 Kind = Literal["words", "characters", "jieba"]
+GUESSED_BY = 1000
+"""So many texts tell which tokenizer fits."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def guess_kind(texts: Iterable[str]) -> Kind:
     ('characters', 'characters', 'words')
     """
     letters = han = blanks = rows = 0
-    for text in islice(texts, 1000):
+    for text in islice(texts, GUESSED_BY):
         rows += 1
         blanks += len(text.split(maxsplit=1)) > 1
         letters += sum(map(str.isalpha, text))

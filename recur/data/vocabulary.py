@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.sequences import IN_MEMORY, Ids, Sequences, SequenceWriter
+from recur.data.sequences import Ids, Sequences, SequenceWriter
 from recur.errors import InputError
 
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -95,7 +95,7 @@ class Indexer:
     Args:
         parts: parts of the texts; words are counted in the first alone.
         folder: where ids that are too many for memory go, in files without a name; None keeps them in memory.
-        most_words: distinct words that are held; when there are more, the rarest half goes, and is unknown.
+        most_words: distinct words that are held, `MOST_WORDS` by default; of more, the rarest half become unknown.
         in_memory: ids of each part that are held in memory.
 
     >>> indexer = Indexer(parts=2)
@@ -111,13 +111,13 @@ class Indexer:
         parts: int = 1,
         folder: str | Path | None = None,
         *,
-        most_words: int = MOST_WORDS,
-        in_memory: int = IN_MEMORY,
+        most_words: int | None = None,
+        in_memory: int | None = None,
     ) -> None:
         self.dropped = 0
         """Words counted so many times or fewer, when there were too many, were dropped; 0 if none were."""
         self._writers = [SequenceWriter(folder, in_memory) for _ in range(parts)]
-        self._most = most_words
+        self._most = MOST_WORDS if most_words is None else most_words
         self._numbers = _numbering([])
 
     def add(self, tokens: Sequence[str], part: int = 0) -> None:

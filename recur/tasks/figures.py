@@ -56,14 +56,14 @@ class Scores:
     """What a person should know of the rows."""
 
 
-def score(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Scores:
+def score(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Scores:
     """Score predictions.
 
     Args:
         probabilities: [n, C].
         labels: true classes [n] in 0..C-1, n at least 1.
     """
-    classes = probabilities.shape[1]
+    classes, labels = probabilities.shape[1], labels.astype(np.int64)
     predicted = probabilities.argmax(axis=1)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     right = confusion.diagonal()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recur.cells import cell_named
+from recur.data.sources import watched
 from recur.data.tables import fingerprint
 from recur.errors import InputError
 from recur.files import write_json
@@ -67,7 +68,8 @@ def train_run(task: Task[O, D], options: O, progress: Progress | None = None) ->
         progress.say(f"{folder} is finished; nothing is left to do")
         return folder
     progress.say(f"reading {options.train}")
-    data = task.read(options, progress)
+    with watched(progress.reading):
+        data = task.read(options, progress)
     for note in data.notes:
         progress.say(f"note: {note}")
     with locked(folder):
@@ -170,7 +172,8 @@ def _train_member(task: Task[O, D], options: O, data: D, origin: dict[str, Any],
 
 
 def _score(task: Task[O, D], options: O, data: D, trained: list[Trained], progress: Progress) -> Result[D]:
-    scored = task.score(options, data, trained, progress)
+    with watched(progress.reading):
+        scored = task.score(options, data, trained, progress)
     for note in scored.notes:
         progress.say(f"note: {note}")
     notes = [*data.notes, *scored.notes]

@@ -38,7 +38,7 @@ class _Module(LightningModule):
 
     def train_dataloader(self) -> _Loader:
         # the rest of an epoch is a whole one to Lightning, so that it never needs to resume
-        return _Loader(self.work.rest_of_epoch, len(self.work.batches) - self.work.batch)
+        return _Loader(self.work.rest_of_epoch, self.work.steps - self.work.batch)
 
     def val_dataloader(self) -> _Loader:
         return _Loader(lambda: iter(self.validation), len(self.validation))

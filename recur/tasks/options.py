@@ -28,7 +28,9 @@ class TrainingOptions:
     """How a network is trained, whatever its task."""
 
     epochs: int = 10
-    """Most passes over the training part."""
+    """Most passes over the training part, or rounds of --epoch-steps."""
+    epoch_steps: int | None = None
+    """Steps of an epoch, after which the validation part is scored; none for a whole pass. For large training parts."""
     batch_size: int = 32
     """Rows per step."""
     learning_rate: float = 0.001
@@ -61,7 +63,7 @@ class TrainingOptions:
 
     def check(self) -> None:
         """Raise InputError for a value out of its range, naming the flag."""
-        for name in ("epochs", "batch_size", "patience", "threads"):
+        for name in ("epochs", "epoch_steps", "batch_size", "patience", "threads"):
             require(self, name, lambda value: value >= 1, "at least 1")
         for name in ("learning_rate", "clip_value", "clip_norm", "clip_global_norm"):
             require(self, name, lambda value: 0 < value < math.inf, "greater than 0")

@@ -5,9 +5,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
 T = TypeVar("T", covariant=True)
+# seconds between two lines about the same work where no bar can be drawn
 LINE_SECONDS = 30.0
 
 
@@ -31,7 +33,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self._drawn = 0.0
-        self._what, self._began, self._said = "", 0.0, 0.0
+        self._work: dict[str, tuple[float, float, float]] = {}
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, best: str, left: float) -> None:
         """Redraw the bar: epochs and steps from 1, the epoch's mean loss so far, the seconds left for this network."""
@@ -58,26 +60,40 @@ class Progress:
         self.say(text)
 
     def share(self, what: str, done: float) -> None:
-        """Show how much of other work is done, from 0 to 1; where that is no terminal, in a line every half minute."""
+        """Show how much of some work other than training is done; on no terminal in a line every half minute.
+
+        Args:
+            what: the work, such as "scoring".
+            done: the share of it that is done, 0..1; where it falls, the same work begins again.
+        """
         now = time.monotonic()
-        if what != self._what:
-            self._what, self._began, self._said = what, now, now
-        left = (now - self._began) * (1 - done) / max(done, 1e-6)
-        text = f"{self.label}{what}  {done:.0%}  {duration(left)} left"
+        began, said, before = self._work.get(what, (now, now, 0.0))
+        if done < before:
+            began = said = now
+        if done >= 1:
+            self._work.pop(what, None)
+            if self.live:
+                self._rewrite("")
+            return
+        left = f"  {duration((now - began) * (1 - done) / done)} left" if done else ""
+        text = f"{self.label}{what}  {done:.0%}{left}"
         if self._due():
             self._rewrite(text)
-        elif not self.live and now - self._said >= LINE_SECONDS:
-            self._said = now
+        elif not self.live and now - said >= LINE_SECONDS:
+            said = now
             self.say(text)
+        self._work[what] = began, said, done
+
+    def reading(self, path: Path, done: int, total: int) -> None:
+        """Show how much of a file was read; for `recur.data.sources.watched`."""
+        self.share(f"reading {path.name}", done / max(1, total))
 
     def over(self, items: Counted[T], what: str) -> Iterator[T]:
         """Yield items and show how many of them are done."""
         for number, item in enumerate(items):
             self.share(what, number / len(items))
             yield item
-        self._what = ""
-        if self.live:
-            self._rewrite("")
+        self.share(what, 1.0)
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

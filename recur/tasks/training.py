@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -165,10 +166,19 @@ class Training:
 
     def rest_of_epoch(self) -> Iterator[Any]:
         """Hand out the batches of this epoch that were not trained yet."""
-        if self.batch == 0:
-            self.batches.set_epoch(self.epoch)
-            self.objective.begin("train")
-        yield from self.batches
+        left = self.steps - self.batch
+        while left:
+            number, place = divmod(self.step, len(self.batches))
+            if place == 0:
+                self.batches.set_epoch(number)
+            else:
+                # an iterator left in the middle of a pass would begin it anew
+                self.batches.load_state_dict(self.batches.state_dict())
+            if place == 0 or self.batch == 0:
+                self.objective.begin("train")
+            for batch in islice(self.batches, left):
+                left -= 1
+                yield batch
 
     def loss(self, batch: Any) -> Tensor:
         """Measure a training batch and return its loss."""
@@ -224,7 +234,7 @@ class Training:
             self.average.update()
         self.batch += 1
         self.step += 1
-        steps, epochs = len(self.batches), self.options.epochs
+        steps, epochs = self.steps, self.options.epochs
         left = self.seconds / self.step * (steps * epochs - self.step)
         self.progress.step(self.epoch + 1, epochs, self.batch, steps, self.sums.mean("loss"), self._best_text, left)
         if self.batch == steps:
@@ -274,13 +284,14 @@ class Training:
 
     def epoch_done(self) -> None:
         """Save, and stop if asked to."""
-        if self.skipped == len(self.batches):
+        if self.skipped == self.steps:
             raise Diverged(
                 f"no step of epoch {self.epoch} had finite gradients; NaN or infinity in "
                 f"{', '.join(self.nonfinite)}: lower --learning-rate, or set --clip-global-norm"
             )
         self.batch, self.sums, self.clipped, self.skipped, self.nonfinite = 0, Sums(), 0, 0, Counter()
-        self.batches.set_epoch(self.epoch)
+        if not self.options.epoch_steps:
+            self.batches.set_epoch(self.epoch)
         if self.watch and self.finished and self._seen is not None:
             self._watch(self._seen)
         self.save()
@@ -298,9 +309,14 @@ class Training:
         return self.epoch >= self.options.epochs or (self.epoch > 0 and self.epoch - self.best_epoch >= patience)
 
     @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self.options.epoch_steps or len(self.batches)
+
+    @property
     def rate(self) -> float:
         """The learning rate of the step under way."""
-        return learning_rate(self.options, self.step, len(self.batches), self.halvings)
+        return learning_rate(self.options, self.step, self.steps, self.halvings)
 
     @property
     def seconds(self) -> float:

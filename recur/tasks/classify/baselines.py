@@ -18,6 +18,8 @@ from recur.tasks.figures import wilson
 from recur.tasks.job import Baseline
 
 Scores = NDArray[np.float64]
+MOST_ROWS, MOST_IDS = 250_000, 8_000_000
+"""Texts and ids in a part of which there may be more: simple methods gain little from them, and take their time."""
 
 
 class Part(NamedTuple):
@@ -25,8 +27,17 @@ class Part(NamedTuple):
 
     sequences: Sequences
     """The texts' ids."""
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer[Any]]
     """Their classes, [n] in 0..classes-1."""
+
+    def sample(self, rows: int, ids: int) -> "Part":
+        """Return about as many rows as neither of the two limits forbids, drawn by chance; all if they are that few."""
+        n, total = len(self.labels), int(self.sequences.lengths.sum())
+        most = min(rows, n * ids // max(1, total))
+        if n <= most:
+            return self
+        index = np.sort(np.random.default_rng(0).choice(n, max(1, most), replace=False, shuffle=False))
+        return Part(self.sequences.take(index), self.labels[index])
 
 
 class Problem(NamedTuple):
@@ -248,12 +259,12 @@ def _spread(scores: Scores, seen: NDArray[np.int64], classes: int) -> Scores:
     return spread
 
 
-def _best(candidates: Iterable[list[Scores]], labels: NDArray[np.int64]) -> list[Scores]:
+def _best(candidates: Iterable[list[Scores]], labels: NDArray[np.integer[Any]]) -> list[Scores]:
     """Return the candidate with the highest validation accuracy, the first of equals."""
     return max(candidates, key=lambda scores: _accuracy(scores[0], labels) or 0.0)
 
 
-def _accuracy(scores: Scores | NDArray[Any], labels: NDArray[np.int64]) -> float | None:
+def _accuracy(scores: Scores | NDArray[Any], labels: NDArray[np.integer[Any]]) -> float | None:
     return float((scores.argmax(axis=1) == labels).mean()) if len(labels) else None
 
 

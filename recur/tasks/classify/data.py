@@ -1,24 +1,28 @@
 """From files of labelled text to ids: the parts are cut, the words counted in the training part alone."""
 
 import re
-from collections import Counter
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, repeat
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.sequences import Keep, Sequences
+from recur.data.sequences import Keep, Sequences, SequenceWriter
 from recur.data.tables import Table, read_table
-from recur.data.text import Tokenizer, guess_kind
+from recur.data.text import GUESSED_BY, Tokenizer, guess_kind
 from recur.data.vectors import WordVectors
-from recur.data.vocabulary import Vocabulary, index_tokens
+from recur.data.vocabulary import Indexer, Vocabulary
 from recur.errors import InputError
+from recur.files import existing_folder
 from recur.tasks.classify.baselines import Part
 from recur.tasks.classify.options import ClassifyOptions
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,12 @@ class Encoder:
     max_length: int | None
     keep: Keep
 
-    def whole(self, texts: Iterable[str]) -> Sequences:
-        """Return the ids of each text, none cut."""
-        return Sequences.of(self.vocabulary.ids(self.tokenizer(text)) for text in texts)
+    def whole(self, texts: Iterable[str], folder: Path | None = None) -> Sequences:
+        """Return the ids of each text, none cut; those too many for memory in a file in `folder`, if one is given."""
+        writer = SequenceWriter(folder)
+        for text in texts:
+            writer.append(self.vocabulary.ids(self.tokenizer(text)))
+        return writer.finish()
 
     def cut(self, sequences: Sequences) -> Sequences:
         """Cut the sequences to the longest length."""
@@ -56,9 +63,13 @@ class LabelledFile:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield (text, label)."""
-        chosen = None if self.rows is None else set(self.rows.tolist())
-        for number, row in enumerate(self.table()):
-            if chosen is None or number in chosen:
+        chosen: Iterable[int] = repeat(1)
+        if self.rows is not None:
+            mask = np.zeros(self.rows.max(initial=-1) + 1, np.uint8)
+            mask[self.rows] = 1
+            chosen = mask.tobytes()
+        for wanted, row in zip(chosen, self.table(), strict=False):
+            if wanted:
                 yield row[self.text], row[self.label].strip()
 
     def table(self) -> Table:
@@ -82,90 +93,91 @@ class Corpus:
     validation: Part
     test_file: LabelledFile
     """Its labels are checked at the start, its texts not read before the end."""
-    seen: set[int]
-    """Hashes of the texts of the training file that are not in the test part."""
+    seen: NDArray[np.int64]
+    """Hashes of the texts of the training file that are not in the test part, rising."""
     notes: list[str]
     """What a person should know of the data."""
+    folder: Path
+    """Where what is too much for memory goes."""
     vectors: WordVectors | None = None
     """Given vectors of the words."""
 
 
 def read_corpus(options: ClassifyOptions) -> Corpus:
-    """Read the training file, cut it into its parts, and check the labels of the test file.
+    """Read the training file, cut it into its parts, and check the labels of the other files.
+
+    Of every row number, class and hash stay in memory; ids that are too many for it go to a file without a name.
 
     Raises:
         InputError: a file or row that cannot be read, one class only, too few rows, labels that do not fit.
+        RunError: the folder of the run has no room for the ids.
     """
-    file = LabelledFile(options.train, options.text, options.label, options.skip_bad_rows)
-    names: list[str] = []
-    hashes: list[int] = []
-    empty = 0
-    table = file.table()
-    for row in table:
-        text = row[options.text]
-        names.append(row[options.label].strip())
-        hashes.append(hash(text.strip()))
-        empty += not text.strip()
-    notes = _skipped(table)
-    if empty:
-        notes.append(f"{empty} empty texts in {options.train}; they are kept, as texts of length 0")
-    labels = _classes(options, names)
-    numbers = _numbers(labels, names)
-    test_share = 0.0 if options.test else options.test_share
-    train, validation, test = split(numbers, options.validation_share, test_share)
-    if not len(validation) or not (options.test or len(test)):
-        raise InputError(
-            f"{options.train} must have enough rows of each class to cut a validation part"
-            f"{'' if options.test else ' and a test part'} off, got {len(names)} rows in {len(labels)} classes; "
-            "give more rows, or a larger --validation-share"
-        )
-    if options.test:
-        test_file = LabelledFile(options.test, options.text, options.label, options.skip_bad_rows)
-        notes += _check_labels(test_file, labels)
-    else:
-        test_file = LabelledFile(options.train, options.text, options.label, options.skip_bad_rows, test)
-        notes.append(f"no --test given: {len(test)} rows of {options.train}, drawn by chance, are the test part")
-    learned = _only(file, train)
-    tokenizer = Tokenizer(guess_kind(learned.texts()) if options.tokens == "auto" else options.tokens)
-    vocabulary, sequences = index_tokens(
-        (tokenizer(text) for text in learned.texts()), options.vocabulary, options.min_count
+    file, validation_file, test_file = (
+        LabelledFile(path, options.text, options.label, options.skip_bad_rows) if path else None
+        for path in (options.train, options.validation, options.test)
     )
-    encoder = Encoder(tokenizer, vocabulary, options.max_length, options.keep)
-    outside = set(test.tolist())
+    assert file
+    survey = _survey(file)
+    notes = survey.notes
+    labels, numbers = _classes(options, survey)
+    shares = 0.0 if validation_file else options.validation_share, 0.0 if test_file else options.test_share
+    train, validation, test = split(numbers, *shares)
+    if not (validation_file or len(validation)) or not (test_file or len(test)):
+        cut = " and ".join(
+            f"a {name} part" for name, given in (("validation", validation_file), ("test", test_file)) if not given
+        )
+        raise InputError(
+            f"{options.train} must have enough rows of each class to cut {cut} off, got {len(numbers)} rows in "
+            f"{len(labels)} classes; give more rows, or a larger --validation-share"
+        )
+    for given in filter(None, (validation_file, test_file)):
+        notes += _check_labels(given, labels)
+    if not test_file:
+        test_file = _only(file, test)
+        notes.append(f"no --test given: {len(test)} rows of {options.train}, drawn by chance, are the test part")
+    learned = _only(file, train[:GUESSED_BY]).texts()
+    tokenizer = Tokenizer(guess_kind(learned) if options.tokens == "auto" else options.tokens)
+    folder = existing_folder(options.folder)
+    part = np.zeros(len(numbers), np.uint8)
+    part[validation], part[test] = 1, 2
+    classes, validated = numbers[part == 0], numbers[part == 1]
+    seen = survey.hashes[part < 2]
+    seen.sort()
+    # of 20 million rows these are half a gigabyte
+    del survey, numbers, train, validation
+    indexer = Indexer(2, folder)
+    for where, row in zip(part.tobytes(), file.table(), strict=False):
+        if where < 2:
+            indexer.add(tokenizer(row[options.text]), where)
+    if validation_file:
+        gathered = _Gathered(labels, seen)
+        for text in gathered.texts(validation_file):
+            indexer.add(tokenizer(text), 1)
+        validated = gathered.numbers()
+        notes += gathered.notes("validation", "the best epoch is chosen on texts that are known")
+    vocabulary, (sequences, validation_sequences) = indexer.finish(options.vocabulary, options.min_count)
+    if indexer.dropped:
+        notes.append(
+            f"the training texts have more distinct words than can be counted at a time: those seen {indexer.dropped} "
+            "times or fewer were dropped on the way, and are unknown"
+        )
     return Corpus(
         labels=labels,
-        encoder=encoder,
-        train=Part(sequences, numbers[train]),
-        validation=Part(encoder.whole(_only(file, validation).texts()), numbers[validation]),
+        encoder=Encoder(tokenizer, vocabulary, options.max_length, options.keep),
+        train=Part(sequences, classes),
+        validation=Part(validation_sequences, validated),
         test_file=test_file,
-        seen={h for i, h in enumerate(hashes) if i not in outside},
+        seen=seen,
         notes=notes,
+        folder=folder,
     )
 
 
 def read_test(corpus: Corpus) -> tuple[Part, list[str]]:
     """Read the test part: its whole texts and classes, and what a person should know of it."""
-    names: list[str] = []
-    duplicates = empty = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal duplicates, empty
-        for text, name in corpus.test_file:
-            names.append(name)
-            empty += not text.strip()
-            duplicates += hash(text.strip()) in corpus.seen
-            yield text
-
-    part = Part(corpus.encoder.whole(texts()), np.empty(0, dtype=np.int64))
-    notes = []
-    if duplicates:
-        share = duplicates / len(names)
-        notes.append(
-            f"{duplicates} of {len(names)} test texts ({share:.1%}) are in the training file too; the score may flatter"
-        )
-    if empty:
-        notes.append(f"{empty} empty texts in the test part; they are scored, as texts of length 0")
-    return part._replace(labels=_numbers(corpus.labels, names)), notes
+    gathered = _Gathered(corpus.labels, corpus.seen)
+    sequences = corpus.encoder.whole(gathered.texts(corpus.test_file), corpus.folder)
+    return Part(sequences, gathered.numbers()), gathered.notes("test", "the score may flatter")
 
 
 def read_labelled(file: LabelledFile, encoder: Encoder, labels: list[str]) -> tuple[Part, list[str]]:
@@ -175,15 +187,52 @@ def read_labelled(file: LabelledFile, encoder: Encoder, labels: list[str]) -> tu
         InputError: a file or row that cannot be read, or a label that the network does not know.
     """
     notes = _check_labels(file, labels)
-    names: list[str] = []
+    gathered = _Gathered(labels)
+    sequences = encoder(gathered.texts(file))
+    return Part(sequences, gathered.numbers()), notes
 
-    def texts() -> Iterator[str]:
+
+class _Gathered:
+    """Notes the classes of texts as they pass, and what a person should know of them.
+
+    Args:
+        labels: the classes.
+        seen: hashes of known texts, rising; None if nobody asks.
+    """
+
+    def __init__(self, labels: list[str], seen: NDArray[np.int64] | None = None) -> None:
+        self._number = {label: i for i, label in enumerate(labels)}
+        self._seen = seen
+        self._numbers, self._hashes = array("i"), array("q")
+        self._empty = 0
+
+    def texts(self, file: LabelledFile) -> Iterator[str]:
+        """Yield the texts of a file."""
         for text, name in file:
-            names.append(name)
+            self._numbers.append(self._number[name])
+            stripped = text.strip()
+            self._empty += not stripped
+            if self._seen is not None:
+                self._hashes.append(hash(stripped))
             yield text
 
-    sequences = encoder(texts())
-    return Part(sequences, _numbers(labels, names)), notes
+    def numbers(self) -> Rows:
+        """Return the class of each text."""
+        return np.frombuffer(self._numbers, np.int32)
+
+    def notes(self, part: str, consequence: str) -> list[str]:
+        """Say how many texts are known, and how many empty."""
+        notes, rows = [], len(self._numbers)
+        if self._seen is not None and len(self._seen):
+            hashes = np.frombuffer(self._hashes, np.int64)
+            place = np.searchsorted(self._seen, hashes).clip(max=len(self._seen) - 1)
+            if known := int((self._seen[place] == hashes).sum()):
+                notes.append(
+                    f"{known} of {rows} {part} texts ({known / rows:.1%}) are in the training file too; {consequence}"
+                )
+        if self._empty:
+            notes.append(f"{self._empty} empty texts in the {part} part; they are scored, as texts of length 0")
+        return notes
 
 
 def split(numbers: Rows, validation: float, test: float) -> tuple[Rows, Rows, Rows]:
@@ -193,20 +242,20 @@ def split(numbers: Rows, validation: float, test: float) -> tuple[Rows, Rows, Ro
 
     Args:
         numbers: class of each row [n].
-        validation: share of what is no test part.
+        validation: share of what is no test part, may be 0.
         test: share, may be 0.
 
     Returns:
         The row numbers of each part, rising. A class of two rows or more has one in the validation part at least, and
-        of three or more in the test part if there is one.
+        of three or more in the test part, if there are such parts.
     """
     generator = np.random.default_rng(0)
     parts: tuple[list[Rows], ...] = ([], [], [])
-    for number in np.unique(numbers):
+    for number in np.flatnonzero(np.bincount(numbers)):
         rows = generator.permutation(np.flatnonzero(numbers == number))
         n_test = min(max(1, round(test * len(rows))), len(rows) - 2) if test and len(rows) > 2 else 0
         left = len(rows) - n_test
-        n_validation = min(max(1, round(validation * left)), left - 1)
+        n_validation = min(max(1, round(validation * left)), left - 1) if validation else 0
         for part, piece in zip(parts, np.split(rows, [left - n_validation, left]), strict=True):
             part.append(piece)
     train, validation_rows, test_rows = (np.sort(np.concatenate(part)) for part in parts)
@@ -217,20 +266,51 @@ def _only(file: LabelledFile, rows: Rows) -> LabelledFile:
     return LabelledFile(file.path, file.text, file.label, file.skip_bad_rows, rows)
 
 
-def _classes(options: ClassifyOptions, names: list[str]) -> list[str]:
-    counts = Counter(names)
-    if len(counts) < 2:
+class _Survey(NamedTuple):
+    """What is known of a file of labelled texts before any text is cut into tokens."""
+
+    names: list[str]
+    """The labels, in the order of their appearance."""
+    numbers: NDArray[np.int32]
+    """Which of them each row has."""
+    hashes: NDArray[np.int64]
+    """Of the texts."""
+    notes: list[str]
+
+
+def _survey(file: LabelledFile) -> _Survey:
+    known: defaultdict[str, int] = defaultdict(count().__next__)
+    numbers, hashes = array("i"), array("q")
+    empty = 0
+    table = file.table()
+    for row in table:
+        text = row[file.text].strip()
+        numbers.append(known[row[file.label].strip()])
+        hashes.append(hash(text))
+        empty += not text
+    notes = _skipped(table)
+    if empty:
+        notes.append(f"{empty} empty texts in {file.path}; they are kept, as texts of length 0")
+    return _Survey(list(known), np.frombuffer(numbers, np.int32), np.frombuffer(hashes, np.int64), notes)
+
+
+def _classes(options: ClassifyOptions, survey: _Survey) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the classes, and the number of each row's."""
+    names, rows = survey.names, len(survey.numbers)
+    if len(names) < 2:
         raise InputError(
             f"{options.train}: the column {options.label!r} must hold at least two classes, got only "
-            f"{next(iter(counts))!r}; a classifier needs something to tell apart"
+            f"{names[0]!r}; a classifier needs something to tell apart"
         )
-    if len(counts) == len(names):
+    if len(names) == rows:
         raise InputError(
-            f"{options.train}: the column {options.label!r} holds a different value in each of {len(names)} rows; "
+            f"{options.train}: the column {options.label!r} holds a different value in each of {rows} rows; "
             "name the column of the classes with --label"
         )
-    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in counts)
-    return sorted(counts, key=(lambda name: (int(name), name)) if numeric else None)
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
+    labels = sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+    number = {label: i for i, label in enumerate(labels)}
+    return labels, np.array([number[name] for name in names], np.int32)[survey.numbers]
 
 
 def _check_labels(file: LabelledFile, labels: list[str]) -> list[str]:
@@ -250,8 +330,3 @@ def _check_labels(file: LabelledFile, labels: list[str]) -> list[str]:
 def _skipped(table: Table) -> list[str]:
     count = len(table.skipped)
     return [f"{count} bad rows of {table.path} left out, the first: {table.skipped[0]}"] if count else []
-
-
-def _numbers(labels: list[str], names: list[str]) -> Rows:
-    number = {label: i for i, label in enumerate(labels)}
-    return np.array([number[name] for name in names], dtype=np.int64)

@@ -53,14 +53,28 @@ def count_evidence(evidence: Evidence, part: Part) -> None:
 
 
 @torch.no_grad()
-def probabilities(model: Classifier, sequences: Sequences, batch_size: int = 128) -> Probabilities:
-    """Return the probability of each class for each sequence [n, C], in evaluation mode."""
+def probabilities(
+    model: Classifier,
+    sequences: Sequences,
+    batch_size: int = 128,
+    shown: Callable[[float], None] = lambda done: None,
+) -> Probabilities:
+    """Return the probability of each class for each sequence [n, C], in evaluation mode.
+
+    Args:
+        model: the classifier.
+        sequences: n of them.
+        batch_size: sequences at a time.
+        shown: is told which share of the batches is done.
+    """
     result = np.empty((len(sequences), model.config.classes), dtype=np.float32)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    for batch in LengthBatches(sequences, None, batch_size, seed=0, shuffle=False):
+    batches = LengthBatches(sequences, None, batch_size, seed=0, shuffle=False)
+    for done, batch in enumerate(batches, start=1):
         scores = model(batch.tokens.to(device), batch.lengths.to(device))
         result[batch.index.numpy()] = scores.double().softmax(dim=1).float().cpu().numpy()
+        shown(done / len(batches))
     model.train(training)
     return result

@@ -12,7 +12,7 @@ from recur.data.batches import LengthBatches
 from recur.data.tables import fingerprint, read_table
 from recur.errors import InputError
 from recur.models.classifier import Classifier
-from recur.tasks.classify.data import Encoder, LabelledFile, read_labelled, split
+from recur.tasks.classify.data import Encoder, LabelledFile, Rows, read_labelled, split
 from recur.tasks.classify.model import ClassifyObjective, probabilities
 from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor
@@ -148,20 +148,24 @@ class ClassifyPredictor(Predictor):
         options = self.options
         if path is not None:
             file = LabelledFile(str(path), *columns, skip_bad_rows)
-            numbers = np.arange(sum(1 for _ in file))
+            numbers: Rows = np.arange(sum(1 for _ in file))
         else:
-            train = str(options.get("train", ""))
-            known = self.config.get("data", {}).get("train", {})
-            if not Path(train).is_file() or fingerprint(train)["sha256"] != known.get("sha256"):
+            name = "validation" if options.get("validation") else "train"
+            source = str(options.get(name, ""))
+            known = self.config.get("data", {}).get(name, {})
+            if not Path(source).is_file() or fingerprint(source)["sha256"] != known.get("sha256"):
+                kind = "validation" if name == "validation" else "training"
                 raise InputError(
-                    f"the run's training file, {train}, is not there, or was changed; give rows with --data FILE"
+                    f"the run's {kind} file, {source}, is not there, or was changed; give rows with --data FILE"
                 )
-            file = LabelledFile(train, *columns, bool(options.get("skip_bad_rows")))
+            file = LabelledFile(source, *columns, bool(options.get("skip_bad_rows")))
             classes = {label: number for number, label in enumerate(self.labels)}
             found = np.array([classes[label] for _, label in file], dtype=np.int64)
-            _, numbers, _ = split(
-                found, options["validation_share"], 0.0 if options.get("test") else options["test_share"]
-            )
+            numbers = np.arange(len(found))
+            if name == "train":
+                numbers = split(
+                    found, options["validation_share"], 0.0 if options.get("test") else options["test_share"]
+                )[1]
         if len(numbers):
             numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(rows, len(numbers))).astype(np.int64))]
         return dataclasses.replace(file, rows=numbers)

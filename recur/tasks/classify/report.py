@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recur.data.sequences import Sequences
 from recur.report import Block, Confusion, Mistake, Mistakes, Section, Table
 from recur.tasks.classify.baselines import Part
 from recur.tasks.classify.data import Corpus
@@ -22,6 +23,8 @@ class Drawn(NamedTuple):
     """Whole texts and their classes."""
     growth: list[tuple[int, int, int]]
     """n, distinct n-grams and distinct 1- to n-grams of the training part; empty without baselines."""
+    counted: int
+    """Training texts that they were counted in."""
 
 
 def report(result: Result[Corpus]) -> TaskReport:
@@ -76,7 +79,7 @@ def _data_table(result: Result[Corpus]) -> Table:
         ["test texts", f"{result.rows['test']:,}"],
         ["tokens", corpus.encoder.tokenizer.kind],
         ["words in the vocabulary", f"{len(corpus.encoder.vocabulary.words):,}"],
-        ["unknown in the validation part", percent(_unknown(corpus.validation.sequences.values))],
+        ["unknown in the validation part", percent(_unknown(corpus.validation.sequences))],
         ["median length of a text", f"{np.median(lengths):,.0f} tokens"],
         ["cut texts", percent(float((lengths > longest).mean()) if longest else 0.0)],
         ["padding in the batches", percent(facts["padding_share"])],
@@ -93,10 +96,11 @@ def _growth(result: Result[Corpus]) -> Iterator[Block]:
             "What an exact table of n-grams would need",
             ["n", "distinct n-grams", "rows for 1 to n"],
             [[n, distinct, rows] for n, distinct, rows in result.extra.growth],
-            note="A bag of n-grams sees order only within n words, and its table grows with n; a recurrent network's "
-            "size does not depend on the length of what it reads.",
+            note=f"Counted in {result.extra.counted:,} training texts. A bag of n-grams sees order only within n "
+            "words, and its table grows with n; a recurrent network's size does not depend on the length of what it "
+            "reads.",
         )
 
 
-def _unknown(ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> float:
-    return float((ids == 1).mean()) if len(ids) else 0.0
+def _unknown(sequences: Sequences) -> float:
+    return sequences.count(1) / max(1, len(sequences.values))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from recur.data.vectors import read_vectors
 from recur.data.vocabulary import Vocabulary
 from recur.errors import InputError
 from recur.models.classifier import Classifier, ClassifierConfig
-from recur.tasks.classify.baselines import ngram_table_growth, run_baselines
+from recur.tasks.classify.baselines import MOST_IDS, MOST_ROWS, ngram_table_growth, run_baselines
 from recur.tasks.classify.data import Corpus, Encoder, read_corpus, read_test
 from recur.tasks.classify.model import ClassifyObjective, count_evidence, probabilities
 from recur.tasks.classify.options import ClassifyOptions
@@ -86,8 +87,14 @@ class Classify(Task[ClassifyOptions, Corpus]):
     def score(self, options: ClassifyOptions, data: Corpus, trained: list[Trained], progress: Progress) -> Scored:
         """Score networks and bags of words on the test texts."""
         test, notes = read_test(data)
-        baselines = []
+        baselines, growth, counted = [], [], 0
         if options.baselines:
+            learned, chosen, scored = (part.sample(MOST_ROWS, MOST_IDS) for part in (data.train, data.validation, test))
+            if len(learned.labels) < len(data.train.labels) or len(scored.labels) < len(test.labels):
+                notes.append(
+                    f"the baselines learn from {len(learned.labels):,} of {len(data.train.labels):,} training texts "
+                    f"and are scored on {len(scored.labels):,} of {len(test.labels):,} test texts, drawn by chance"
+                )
             longer = float((test.sequences.lengths > (options.max_length or math.inf)).mean())
             if longer:
                 notes.append(
@@ -95,25 +102,30 @@ class Classify(Task[ClassifyOptions, Corpus]):
                     f"each; {longer:.1%} of the test texts are longer"
                 )
             baselines = run_baselines(
-                data.train,
-                data.validation,
-                test,
+                learned,
+                chosen,
+                scored,
                 vocabulary_size=len(data.encoder.vocabulary),
                 classes=len(data.labels),
                 progress=lambda name: progress.say(f"baseline {name}"),
             )
+            growth, counted = ngram_table_growth(learned.sequences), len(learned.labels)
         members = []
         for one in trained:
             guesses = [
-                probabilities(one.model, data.encoder.cut(part.sequences), options.batch_size)
-                for part in (data.validation, test)
+                probabilities(
+                    one.model,
+                    data.encoder.cut(part.sequences),
+                    options.batch_size,
+                    partial(progress.share, f"scoring {one.name} on the {name} part"),
+                )
+                for name, part in (("validation", data.validation), ("test", test))
             ]
             scores = score(guesses[0], data.validation.labels), score(guesses[1], test.labels)
             members.append(Member(one, *scores, shown=guesses[1]))
-        growth = ngram_table_growth(data.train.sequences) if options.baselines else []
         parts = {"train": data.train, "validation": data.validation, "test": test}
         rows = {name: len(part.labels) for name, part in parts.items()}
-        return Scored(members, baselines, rows, notes, extra=Drawn(test, growth))
+        return Scored(members, baselines, rows, notes, extra=Drawn(test, growth, counted))
 
     def facts(self, result: Result[Corpus], member: Member) -> dict[str, Any]:
         """Return the classes and the size of the vocabulary."""
