@@ -93,6 +93,8 @@ def test_evaluate_reads_a_text_as_the_run_did(trained, text, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"characters          {len(whole):,}" in shown
     assert "is the file that the network was trained on" in shown
+    assert main(["evaluate", str(trained), str(text), "--temperature", "1"]) == 2
+    assert "--temperature says how a text is written" in capsys.readouterr().err
     part.write_bytes(gzip.compress(b"the c\xc3\xa9t\n"))
     assert "1 of 7 tokens do not stand in the training text" in recur.load(trained).evaluate(part).notes[0]
 

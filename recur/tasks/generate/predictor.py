@@ -21,7 +21,7 @@ from recur.tasks.generate.model import LanguageObjective, Scores, surprise
 from recur.tasks.generate.options import GenerateOptions
 from recur.tasks.generate.writing import Writer, prefix_ids
 from recur.tasks.job import Example, Predictor
-from recur.tasks.options import make_options
+from recur.tasks.options import flag, make_options
 
 # tokens of a row whose gradient is looked at
 LOOKED_AT = 64
@@ -105,12 +105,16 @@ class GeneratePredictor(Predictor):
         """Return the text and what was written behind it, its line ends and tabs as \\n and \\t."""
         return (item + answer.continuation).replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
-    def evaluate(self, path: str | Path) -> Scores:
+    def evaluate(self, path: str | Path, **sampling: Any) -> Scores:
         """Read a text from a state of zeros and score how well each token was foretold.
 
         Raises:
-            InputError: the file is missing, empty or no text, or has fewer than 2 tokens.
+            InputError: the file is missing, empty or no text, or has fewer than 2 tokens; or something else is given.
         """
+        for name in sampling:
+            raise InputError(
+                f"{flag(name)} says how a text is written, and has no part in how likely one is; leave it out"
+            )
         path = Path(path)
         characters = count_characters(path)
         notes = self.warn_if_learned(path)
