@@ -32,7 +32,7 @@ def test_gzip_and_rereading(tmp_path: Path):
 )
 def test_different_numbers_of_lines(tmp_path: Path, texts: tuple[str, str], counts: str):
     files = write(tmp_path, *texts)
-    with pytest.raises(InputError, match=rf"part.0 and .*part.1 must have as many lines, each a pair, got {counts};"):
+    with pytest.raises(InputError, match=rf"part.0 and .*part.1 must have as many lines, got {counts};"):
         list(AlignedFiles(*files))
 
 
@@ -43,6 +43,12 @@ def test_bytes_that_are_no_text(tmp_path: Path):
     pairs = AlignedFiles(*files, skip_bad_rows=True)
     assert list(pairs) == [("a", "1")]
     assert len(pairs.skipped) == 1
+
+
+def test_one_file_and_three(tmp_path: Path):
+    files = write(tmp_path, "a\nb\n", "1\n2\n", "x\ny\n")
+    assert list(AlignedFiles(files[0])) == [("a",), ("b",)]
+    assert list(AlignedFiles(*files)) == [("a", "1", "x"), ("b", "2", "y")]
 
 
 def test_no_lines(tmp_path: Path):

@@ -78,7 +78,7 @@ class PairFile:
         try:
             if self.target_path is not None:
                 lines = AlignedFiles(self.path, self.target_path, skip_bad_rows=self.skip_bad_rows)
-                yield from lines
+                yield from ((source, target) for source, target in lines)
                 self.skipped[:] = lines.skipped
                 return
             columns = [self.source, self.target]

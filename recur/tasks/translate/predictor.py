@@ -86,7 +86,7 @@ class TranslatePredictor(Predictor):
         """Yield the sources of a table, or the lines of a text file, in a stream."""
         path = Path(file)
         if not path.name.lower().removesuffix(".gz").endswith(FORMATS):
-            return (text for text, _ in AlignedFiles(path, path, skip_bad_rows=skip_bad_rows))
+            return (text for (text,) in AlignedFiles(path, skip_bad_rows=skip_bad_rows))
         pairs = self._pairs(path, source, target, header, quotes, skip_bad_rows)
         table = read_table(path, [pairs.source], skip_bad_rows=skip_bad_rows, header=pairs.header, quotes=pairs.quotes)
         return (row[pairs.source] for row in table)
