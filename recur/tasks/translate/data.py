@@ -227,30 +227,29 @@ def read_test(corpus: Corpus) -> tuple[Part, list[str]]:
 
 
 def split(groups: NDArray[np.uint64], validation: float, test: float) -> tuple[Rows, Rows, Rows]:
-    """Cut rows into training, validation and test part by chance; rows of one group stay together.
+    """Cut rows into training, validation and test part; rows of one group stay together.
 
     The cut is a function of the arguments alone: runs with other seeds have the same parts.
 
     Args:
-        groups: what each row belongs to [n]; of pairs the hash of the source, so that no part has met another's.
+        groups: what each row belongs to [n], numbers without an order; the smallest are the test part. Of pairs
+            the hash of the source, so that no part has met another's.
         validation: share of what is no test part, may be 0.
         test: share, may be 0.
 
     Returns:
         The row numbers of each part, rising.
     """
-    names, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(0).permutation(len(names))
-    ends = np.cumsum(counts[order])
-    part = np.zeros(len(names), dtype=np.int64)
-    first = taken = 0
+    ordered = np.sort(groups)
+    part = np.zeros(len(groups), dtype=np.uint8)
+    taken = 0
     for which, share in ((2, test), (1, validation)):
-        if share and first < len(names):
-            # the group in which the share is full is the last one
-            last = int(np.searchsorted(ends, taken + max(1, round(share * (len(groups) - taken)))))
-            part[order[first : last + 1]] = which
-            first, taken = last + 1, int(ends[last])
-    train, valid, tested = (np.flatnonzero(part[number] == i) for i in range(3))
+        left = len(groups) - taken
+        if share and left:
+            last = ordered[taken + max(1, round(share * left)) - 1]
+            part[(groups <= last) & (part == 0)] = which
+            taken = int(np.count_nonzero(part))
+    train, valid, tested = (np.flatnonzero(part == i) for i in range(3))
     return train, valid, tested
 
 
