@@ -15,6 +15,7 @@ from recur.data.sequences import Ids, Sequences, SequenceWriter
 from recur.data.subwords import END, Subwords
 from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
+from recur.files import existing_folder
 from recur.tasks.options import flag
 from recur.tasks.translate.options import TranslateOptions
 
@@ -188,8 +189,7 @@ def read_corpus(options: TranslateOptions) -> Corpus:
     learned = _only(files["train"], whole[train])
     subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
     encoder = Encoder(subwords)
-    folder = next(path for path in (options.folder, *options.folder.absolute().parents) if path.is_dir())
-    pairs, long = _encode_training(encoder, learned, options.max_length, folder)
+    pairs, long = _encode_training(encoder, learned, options.max_length, existing_folder(options.folder))
     if long:
         notes.append(
             f"{_pairs(long)} of {options.train} with a text of more than {options.max_length} subwords left out of the "

@@ -41,7 +41,7 @@ class Translate(Task[TranslateOptions, Corpus]):
         batches = PairBatches(data.train.sources, data.train.targets, options.batch_size, seed)
         validation = data.validation
         return Setup(
-            TranslateObjective(model, options, options.epochs * len(batches)),
+            TranslateObjective(model, options, options.epochs * (options.epoch_steps or len(batches))),
             batches,
             PairBatches(validation.sources, validation.targets, options.batch_size, seed=0, shuffle=False),
             config={"network": dataclasses.asdict(network), "subwords": data.encoder.subwords.state()},
