@@ -68,8 +68,6 @@ class TagOptions(RunOptions):
     """Step size at the start of the schedule."""
     average: float = 0.998
     """Decay of a running average of the weights that is validated and kept; 0 for none."""
-    clip_global_norm: float | None = 5.0
-    """Scale all gradients together to a 2-norm of at most x."""
 
     def check(self) -> None:
         """Raise InputError for a value out of its range, naming the flag."""
