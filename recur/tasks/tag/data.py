@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recur.data.tagged import TagColumns, TaggedFile
 from recur.data.vectors import WordVectors, read_vectors
@@ -47,6 +48,8 @@ class TagData:
     validation: Tagged
     test: Source
     """It is seen at the start that it can be read; it is read at the end."""
+    seen: NDArray[np.int64]
+    """Hashes of the sentences of the training file that are not in the test part."""
     notes: list[str]
     """What a person should know of the data."""
     vectors: WordVectors | None = field(default=None, repr=False)
@@ -106,7 +109,8 @@ def read_data(options: TagOptions) -> TagData:
             f"--vectors {options.vectors} has none of the {encoder.learned} words of the training part; give vectors "
             "of their language and spelling, or leave it out"
         )
-    return TagData(encoder, train.renamed(tags), validation, test, notes, vectors)
+    seen = np.concatenate([train.hashes, whole.hashes[validation_rows]])
+    return TagData(encoder, train.renamed(tags), validation, test, seen, notes, vectors)
 
 
 def read_test(data: TagData) -> tuple[Tagged, list[str]]:
@@ -114,7 +118,7 @@ def read_test(data: TagData) -> tuple[Tagged, list[str]]:
     test, notes = data.test.read()
     test = test.renamed(data.encoder.tags)
     notes += _strangers(data.test.path, "the test part", test, data.encoder.tags)
-    twice = int(np.isin(test.hashes, np.concatenate([data.train.hashes, data.validation.hashes])).sum())
+    twice = int(np.isin(test.hashes, data.seen).sum())
     if twice:
         notes.append(
             f"{twice} of {len(test)} test sentences ({twice / len(test):.1%}) are in the training file too; the score "
