@@ -311,3 +311,15 @@ def test_the_flow_of_a_run_is_measured_on_its_validation_part(trained):
     assert example.inputs[0].shape[0] == 2
     assert math.isfinite(float(example.loss(predictor.model(*example.inputs)).detach()))
     assert learn_coder("characters", ["ab"]).tokens[2:] == ["a", "b"]
+
+
+def test_cells_are_compared_and_the_best_one_writes(text, tmp_path, capsys):
+    folder = train(text, tmp_path / "run", cell=("gru", "rnn"), epochs=1, learning_rate=0.01, baselines=False)
+    found = metrics(folder)
+    assert set(found["members"]) == {"gru-1", "rnn-1"}
+    best = min(found["members"], key=lambda name: found["members"][name]["validation"]["perplexity"])
+    assert found["best"] == best
+    assert recur.load(folder).config["network"]["cell"] == best.split("-")[0]
+    assert not (tmp_path / "run.tokens").exists()
+    report = (folder / "report.html").read_text()
+    assert f"Written by {best} from the start of a line." in report
