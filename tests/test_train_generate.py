@@ -323,3 +323,11 @@ def test_cells_are_compared_and_the_best_one_writes(text, tmp_path, capsys):
     assert not (tmp_path / "run.tokens").exists()
     report = (folder / "report.html").read_text()
     assert f"Written by {best} from the start of a line." in report
+
+
+def test_a_text_that_chooses_and_scores_is_named(text, tmp_path):
+    (tmp_path / "same.txt").write_bytes(text.read_bytes())
+    files = {"train": text, "validation": text, "test": tmp_path / "same.txt"}
+    data = read_text(GenerateOptions(**files, out=tmp_path / "run"), Progress())
+    assert data.notes == ["validation and test part are the same text: the test figure is that which chose the epoch"]
+    assert not read_text(GenerateOptions(train=text, out=tmp_path / "run"), Progress()).notes

@@ -24,7 +24,7 @@ ROW = 1_000_000
 ROWS = 64
 # tokens that an n-gram model reads at a time
 READ = 200 * BLOCK
-EXCERPT = 1500
+EXCERPT = 2000
 WORST = 30
 
 Losses = NDArray[np.float32]

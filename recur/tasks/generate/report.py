@@ -14,6 +14,8 @@ from recur.tasks.job import Member, Result, TaskReport
 
 BEFORE = 40
 COSTLY = 20
+# characters of the beginning
+SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,12 @@ def _surprise(result: Result[Text]) -> Iterator[Block]:
     found: Surprise = result.best.shown
     coder, drawn = result.data.coder, result.extra
     bits = [math.nan, *(loss / math.log(2) for loss in found.excerpt)]
+    pieces = list(map(coder.writer(), drawn.excerpt[: len(bits)].tolist()))
+    shown = int(np.searchsorted(np.cumsum([len(piece) for piece in pieces]), SHOWN)) + 1
     yield Passage(
         "The beginning",
-        list(map(coder.writer(), drawn.excerpt[: len(bits)].tolist())),
-        bits,
+        pieces[:shown],
+        bits[: len(pieces[:shown])],
         unit="bits",
         full=max(4.0, math.ceil(float(np.nanquantile(bits, 0.98)))),
         note="The pointer shows the bits of each token.",
