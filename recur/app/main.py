@@ -102,7 +102,8 @@ def predict(run: Path, *items: str, file: Path | None = None, json: Json = False
     run
         Run folder of a trained network.
     items
-        The texts; without any, and without --file, each line of standard input is one.
+        The texts; without any, and without --file, each line of standard input is one. A forecaster goes on where the
+        run's own table ends.
     file
         File instead, of the kind that the network was trained on.
     json
@@ -117,7 +118,10 @@ def predict(run: Path, *items: str, file: Path | None = None, json: Json = False
     if file and items:
         raise InputError("--file and texts must not be given together; leave one of them out")
     decoding = chosen([entry.decoding], given)
-    rows = iter(predictor.items(file, **chosen([entry.columns], given)) if file else items or _lines())
+    given_rows = predictor.items(file, **chosen([entry.columns], given)) if file else items or predictor.own()
+    rows = iter(_lines() if given_rows is None else given_rows)
+    if predictor.heading and not json:
+        print(predictor.heading)
     while chunk := list(islice(rows, 1000)):
         for item, answer in zip(chunk, predictor.predict(chunk, **decoding), strict=True):
             print(_json(predictor.json(item, answer)) if json else predictor.line(item, answer))

@@ -10,9 +10,10 @@ from recur.data.reber import (
     write_reber_files,
 )
 from recur.data.sequences import Sequences, SequenceWriter, truncate
+from recur.data.series import Panel, SeriesColumns, read_panel
 from recur.data.stream import StreamFile, StreamWindows, Window, write_stream
 from recur.data.subwords import Subwords
-from recur.data.tables import Table, fingerprint, read_table
+from recur.data.tables import Table, column_names, fingerprint, read_table
 from recur.data.tagged import Sentence, TagColumns, TaggedFile
 from recur.data.text import Tokenizer, guess_kind
 from recur.data.vectors import WordVectors, one_hot_table, read_vectors
@@ -27,9 +28,11 @@ __all__ = [
     "LengthBatches",
     "PairBatch",
     "PairBatches",
+    "Panel",
     "Sentence",
     "SequenceWriter",
     "Sequences",
+    "SeriesColumns",
     "StreamFile",
     "StreamWindows",
     "Subwords",
@@ -40,6 +43,7 @@ __all__ = [
     "Vocabulary",
     "Window",
     "WordVectors",
+    "column_names",
     "embedded_reber",
     "embedded_reber_table",
     "fingerprint",
@@ -48,6 +52,7 @@ __all__ = [
     "is_embedded_reber",
     "is_reber",
     "one_hot_table",
+    "read_panel",
     "read_table",
     "read_vectors",
     "truncate",

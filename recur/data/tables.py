@@ -34,11 +34,13 @@ class Table:
         filled: Sequence[str] = (),
         header: bool = True,
         quotes: bool = True,
+        blank: bool = False,
     ) -> None:
         self.path = path
         self.columns = list(columns)
         self.skip_bad_rows = skip_bad_rows
         self.filled = list(filled)
+        self.blank = blank
         self.header = header
         self.quotes = quotes
         self.skipped: list[str] = []
@@ -101,6 +103,7 @@ def read_table(
     filled: Sequence[str] = (),
     header: bool = True,
     quotes: bool = True,
+    blank: bool = False,
 ) -> Table:
     """Open a table of texts: .csv, .tsv, .jsonl (or .ndjson), each also as .gz, or .parquet.
 
@@ -115,6 +118,7 @@ def read_table(
         filled: those of the columns in which a row without a value is a broken one.
         header: False for CSV and TSV files that begin with data; their columns are called 1, 2 and so on.
         quotes: False where double quotes in CSV and TSV files are ordinary characters.
+        blank: nothing in a cell of JSON lines or Parquet, or a missing key, is an empty text and no broken row.
 
     Returns:
         The table. File and header have been checked; rows are read and checked when it is iterated.
@@ -123,7 +127,7 @@ def read_table(
         InputError: no such file, another format, an empty file, or a column that is not there.
         MissingExtra: a Parquet file without duckdb.
     """
-    table = Table(Path(path), columns, skip_bad_rows, filled, header, quotes)
+    table = Table(Path(path), columns, skip_bad_rows, filled, header, quotes, blank)
     format = _format(table.path)
     if format == ".parquet":
         with _parquet(table) as (_, names):
@@ -135,6 +139,27 @@ def read_table(
             elif not file.read(1):
                 raise InputError(f"{table.path} is empty; expected a JSON object in each line")
     return table
+
+
+def column_names(path: str | Path) -> list[str]:
+    """Return the names of a table's columns; of JSON lines the keys of the first object.
+
+    Raises:
+        InputError: no such file, another format, or an empty file.
+        MissingExtra: a Parquet file without duckdb.
+    """
+    table = read_table(path, [])
+    if _format(table.path) == ".parquet":
+        with _parquet(table) as (_, names):
+            return names
+    with _text(table.path) as file:
+        if _format(table.path) in (".csv", ".tsv"):
+            return _names(table, _csv_reader(table, file))
+        first = next((line for line in file if not line.isspace()), "{}")
+    try:
+        return list(json.loads(first))
+    except ValueError as error:
+        raise InputError(f"{table.path}, line 1: expected a JSON object, found {first.strip()[:40]}") from error
 
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
@@ -260,14 +285,14 @@ def _read_json(table: Table) -> Iterator[Row]:
             if line.isspace():
                 continue
             table.at = number, number
-            row, problem = _json_row(line, table.columns)
+            row, problem = _json_row(line, table.columns, table.blank)
             if problem:
                 table.bad(problem)
             else:
                 yield row
 
 
-def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
+def _json_row(line: str, columns: list[str], blank: bool) -> tuple[Row, str | None]:
     """Return the chosen values of an object, or what is wrong with it."""
     row: Row = {}
     if problem := broken_text(line):
@@ -281,6 +306,9 @@ def _json_row(line: str, columns: list[str]) -> tuple[Row, str | None]:
     if not isinstance(value, dict):
         return row, f"expected a JSON object, found {line.strip()[:40]}"
     for column in columns:
+        if blank and value.get(column) is None:
+            row[column] = ""
+            continue
         if column not in value:
             keys = list(value)
             return row, f"there is no {column!r}{nearest(column, keys)}; the keys are {', '.join(keys) or 'none'}"
@@ -322,7 +350,9 @@ def _read_parquet(table: Table) -> Iterator[Row]:
             table.at = number, number
             if number % 10_000 == 0:
                 tell_watcher(table.path, number, total)
-            if None in row:
+            if table.blank:
+                yield {c: v or "" for c, v in zip(table.columns, row, strict=True)}
+            elif None in row:
                 table.bad(f"expected a value as {table.columns[row.index(None)]!r}, found none")
             else:
                 yield dict(zip(table.columns, row, strict=True))

@@ -1,6 +1,7 @@
 """The report: one HTML file that opens anywhere, offline, and says what a run found."""
 
 from recur.report.blocks import (
+    Band,
     Bar,
     BarChart,
     Block,
@@ -27,6 +28,7 @@ from recur.report.blocks import (
 from recur.report.page import Fact, Report, Section, render, write_report
 
 __all__ = [
+    "Band",
     "Bar",
     "BarChart",
     "Block",

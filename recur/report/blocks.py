@@ -35,6 +35,34 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A shaded range behind the lines of a chart, for example a prediction interval.
+
+    Args:
+        name: as the legend shows it.
+        x: positions, rising.
+        low, high: its lower and upper end, as many as `x`; where one of them is not finite, the band has a gap.
+        colour: number of the series whose colour it has.
+
+    Raises:
+        InputError: `x`, `low` and `high` differ in length.
+    """
+
+    name: str
+    x: Sequence[float] | NDArray[np.float64]
+    low: Sequence[float] | NDArray[np.float64]
+    high: Sequence[float] | NDArray[np.float64]
+    colour: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.low) == len(self.high):
+            raise InputError(
+                f"Band {self.name!r}: x, low and high must be of one length, got {len(self.x)}, {len(self.low)} and "
+                f"{len(self.high)} values"
+            )
+
+
+@dataclass(frozen=True)
 class LineChart:
     """Lines over a common axis, with their numbers folded below.
 
@@ -46,6 +74,7 @@ class LineChart:
         in_logs: the series hold natural logarithms of what is shown, on such an axis, so that it may lie far beyond the
             range of floats; -inf, the logarithm of zero, leaves a gap.
         marks: (x, label) pairs drawn as upright lines, for example the chosen epoch.
+        bands: ranges drawn behind the lines.
     """
 
     title: str
@@ -55,6 +84,7 @@ class LineChart:
     y_log: bool = False
     in_logs: bool = False
     marks: Sequence[tuple[float, str]] = ()
+    bands: Sequence[Band] = ()
 
 
 @dataclass(frozen=True)

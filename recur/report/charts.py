@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from recur.report.blocks import BarChart, LineChart, Series
+from recur.report.blocks import Band, BarChart, LineChart, Series
 from recur.report.tables import number_column, percent
 
 PATH_POINTS = 400  # a line is thinned to about so many points: a screen shows no more
@@ -49,6 +49,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Shade:
+    """A band as drawn: closed paths."""
+
+    name: str
+    path: str
+    colour: int
+
+
+@dataclass(frozen=True)
 class LinePicture:
     """All that the template needs to draw a line chart and its table of numbers."""
 
@@ -58,6 +67,7 @@ class LinePicture:
     marks: list[Tick]
     numbers: list[tuple[float, list[str]]]
     summary: str
+    shades: list[Shade] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -181,7 +191,9 @@ def line_picture(chart: LineChart) -> LinePicture:
     """Lay out a line chart; series without one usable value keep their place in the legend."""
     given = [_points(series, chart.y_log and not chart.in_logs) for series in chart.series]
     points = [[(x, y if y is None else _placed(y, chart)) for x, y in line] for line in given]
+    edges = [_edges(band, chart) for band in chart.bands]
     seen = [y for line in points for _, y in line if y is not None]
+    seen += [y for band in edges for stretch in band for _, *ends in stretch for y in ends]
     marks = [(float(x), label) for x, label in chart.marks if usable(x)]
     names = [series.name for series in chart.series]
     texts = log_texts if chart.in_logs else _three_digits if chart.y_log else number_column
@@ -191,6 +203,7 @@ def line_picture(chart: LineChart) -> LinePicture:
         return LinePicture(lines, [], [], [], [], "no values")
 
     xs = [x for line in points for x, _ in line] + [x for x, _ in marks]
+    xs += [x for band in edges for stretch in band for x, *_ in stretch]
     whole = all(x == int(x) for x in xs)
     x_values, x_step = linear_ticks(min(xs), max(xs), 10 if whole and max(xs) - min(xs) <= 10 else 6, whole)
     x_scale = Scale(*widened(min(xs), max(xs)))
@@ -205,6 +218,10 @@ def line_picture(chart: LineChart) -> LinePicture:
     for i, (name, line) in enumerate(zip(names, points, strict=True)):
         placed = [(x_scale(x), None if y is None else round(100 - y_scale(y), 2)) for x, y in _thinned(line)]
         lines.append(Line(name, _path(placed), _markers(placed), last[i], i % 6, _shape(i)))
+    shades = [
+        Shade(band.name, "".join(_closed(stretch, x_scale, y_scale) for stretch in parts), band.colour % 6)
+        for band, parts in zip(chart.bands, edges, strict=True)
+    ]
     inside = [x for x in x_values if x_scale.low <= x <= x_scale.high] if len(set(xs)) > 1 else [xs[0]]
     return LinePicture(
         lines=lines,
@@ -213,6 +230,7 @@ def line_picture(chart: LineChart) -> LinePicture:
         marks=[Tick(x_scale(x), label) for x, label in marks],
         numbers=[(x_scale(x), cells) for x, cells in numbers],
         summary="; ".join(f"{name} ends at {text}" for name, text in zip(names, last, strict=True)),
+        shades=shades,
     )
 
 
@@ -259,6 +277,27 @@ def _points(series: Series, log: bool) -> list[tuple[float, float | None]]:
     """Return a series' points, None for what cannot be drawn; points without a position are left out."""
     pairs = zip(map(float, series.x), map(float, series.y), strict=True)
     return [(x, y if usable(y, log) else None) for x, y in pairs if usable(x)]
+
+
+def _edges(band: Band, chart: LineChart) -> list[list[tuple[float, float, float]]]:
+    """Return the stretches of a band that can be drawn, as (x, low, high)."""
+    log = chart.y_log and not chart.in_logs
+    stretches: list[list[tuple[float, float, float]]] = [[]]
+    for x, low, high in zip(map(float, band.x), map(float, band.low), map(float, band.high), strict=True):
+        if usable(x) and usable(low, log) and usable(high, log):
+            stretches[-1].append((x, _placed(low, chart), _placed(high, chart)))
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
+
+
+def _closed(stretch: list[tuple[float, float, float]], x_scale: Scale, y_scale: Scale) -> str:
+    """Return a path along the upper end of a stretch and back along the lower one."""
+    every = math.ceil(len(stretch) / PATH_POINTS)
+    kept = stretch[::every] + ([stretch[-1]] if (len(stretch) - 1) % every else [])
+    there = [(x_scale(x), round(100 - y_scale(high), 2)) for x, _, high in kept]
+    back = [(x_scale(x), round(100 - y_scale(low), 2)) for x, low, _ in reversed(kept)]
+    return _path([*there, *back]) + "Z"
 
 
 def _thinned(line: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:

@@ -235,6 +235,15 @@ class Predictor(ABC):
     def line(self, *pair: Any, **none: Any) -> str:
         """Return an answer as a line for the terminal: `line(item, answer)`."""
 
+    @property
+    def heading(self) -> str:
+        """What stands above the lines; empty for nothing."""
+        return ""
+
+    def own(self) -> Iterator[Any] | None:
+        """Yield what is answered where nothing is given; None where something must be."""
+        return None
+
     def json(self, item: Any, answer: Any) -> dict[str, Any]:
         """Return an answer as JSON."""
         return {"text": item} | dataclasses.asdict(answer)

@@ -33,6 +33,9 @@ HORIZON = (
     "and then; the report of each network has more."
 )
 
+# what a note warns of rather than tells
+WARNINGS = ("training file too", "copy of the last value", "does not beat")
+
 
 def compose_report(result: Result[Any], files: Mapping[str, Any]) -> Report:
     """Say what a run found.
@@ -136,7 +139,7 @@ def _comparison(result: Result[Any]) -> Iterator[Block]:
 
 
 def _warnings(result: Result[Any]) -> list[Block]:
-    return [Note("warning" if "training file too" in note else "info", note) for note in result.notes]
+    return [Note("warning" if any(mark in note for mark in WARNINGS) else "info", note) for note in result.notes]
 
 
 def _learning_text(result: Result[Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recur.errors import InputError, RunError
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
+from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
@@ -70,6 +71,11 @@ TASKS = {
         "Train translators on pairs of texts, compare them with a dictionary, and write a report.",
         TranslateColumns,
         Decoding,
+    ),
+    "forecast": Entry(
+        "recur.tasks.forecast.task:FORECAST",
+        ForecastOptions,
+        "Train forecasters on series of numbers, compare them with naive forecasts, and write a report.",
     ),
 }
 

@@ -1,0 +1,308 @@
+"""From tables to scaled series, cut in time: whatever is learned of them is learned before the cut."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recur.data.series import Panel, SeriesColumns, carried, choose_columns, read_panel
+from recur.data.windows import Prepared, Shape, origins
+from recur.errors import InputError, nearest
+from recur.tasks.forecast.options import ForecastOptions
+
+Floats = NDArray[np.float32]
+MOST_NAMES = 50
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Means and deviations of the training part, by series and column; static columns as numbers.
+
+    Deviations of 0 are taken as 1.
+    """
+
+    names: list[str]
+    """Of the series."""
+    means: Floats
+    """[n, V]."""
+    deviations: Floats
+    """[n, V]."""
+    known: tuple[list[float], list[float]]
+    """Means and deviations of what is known in advance."""
+    static: list[dict[str, Any]]
+    """Of each static column: mean and deviation, or the names that each have a number of their own."""
+
+    @classmethod
+    def fit(cls, panel: Panel, learned: NDArray[np.bool_]) -> "Scaler":
+        """Learn from the rows `learned`, bool [N], alone."""
+        means, deviations = _moments(panel.values, panel.owners, len(panel), learned)
+        known, spread = _moments(panel.known, np.zeros_like(panel.owners), 1, learned)
+        static = [_static(column) for column in zip(*panel.static, strict=True)]
+        return cls(list(panel.names), means, deviations, (known[0].tolist(), spread[0].tolist()), static)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self) | {"means": self.means.tolist(), "deviations": self.deviations.tolist()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Scaler":
+        """Make it from `plain`."""
+        arrays = {name: np.array(plain[name], dtype=np.float32) for name in ("means", "deviations")}
+        known = tuple(map(list, plain["known"]))
+        return cls(list(plain["names"]), **arrays, known=known, static=list(plain["static"]))  # type: ignore[arg-type]
+
+    def prepare(self, panel: Panel, targets: int) -> Prepared:
+        """Scale the series of a panel and fill what is missing; each must have been there in training."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        for name in panel.names:
+            if name not in numbers:
+                raise InputError(
+                    f"series {name!r} was not there in training{nearest(name, self.names)}; leave its rows out"
+                )
+        rows = np.array([numbers[name] for name in panel.names])[panel.owners]
+        scaled = (panel.values - self.means[rows]) / self.deviations[rows]
+        values, missing = carried(scaled.astype(np.float32), panel.begins)
+        means, deviations = (np.array(part, dtype=np.float32) for part in self.known)
+        known, _ = carried(((panel.known - means) / deviations).astype(np.float32), panel.begins)
+        static = [
+            np.concatenate([_as_numbers(*pair) for pair in zip(self.static, own, strict=True)] or [[]])
+            for own in panel.static
+        ]
+        return Prepared(
+            values,
+            missing,
+            known,
+            np.array(static, dtype=np.float32),
+            panel.begins,
+            panel.ends,
+            panel.owners,
+            targets,
+        )
+
+    def of_series(self, panel: Panel, targets: int) -> tuple[Floats, Floats]:
+        """Return means and deviations of the targets for the series of a panel, [n, C] each."""
+        rows = [self.names.index(name) for name in panel.names] if panel.names != self.names else slice(None)
+        return self.means[rows, :targets], self.deviations[rows, :targets]
+
+
+@dataclass(frozen=True)
+class History:
+    """Series of a run, and where they are cut in time."""
+
+    panel: Panel
+    columns: SeriesColumns
+    """`values` with the targets first."""
+    calendar: tuple[str, ...]
+    targets: int
+    cuts: tuple[int, int, int]
+    """First time of the validation part, of the test part, and behind it."""
+    scaler: Scaler
+    prepared: Prepared
+    shape: Shape
+    season: int
+    notes: list[str] = field(default_factory=list)
+
+    def within(self, part: str) -> NDArray[np.bool_]:
+        """Return which rows are of a part, bool [N]."""
+        return within(self.panel.ticks, self.cuts, part)
+
+    def origins(self, part: str, every: int = 1) -> NDArray[np.int64]:
+        """Return the rows that windows end with whose horizon lies in a part, and in it alone."""
+        inside = self.within(part)
+        return origins(self.prepared, self.shape, inside, inside, every)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the columns that are foretold."""
+        return self.columns.values[: self.targets]
+
+
+def within(ticks: NDArray[np.int64], cuts: tuple[int, int, int], part: str) -> NDArray[np.bool_]:
+    """Return which times are of a part, bool [N]."""
+    validation, test, end = cuts
+    low, high = {"train": (None, validation), "validation": (validation, test), "test": (test, end)}[part]
+    return (ticks < high) & (ticks >= low if low is not None else True)
+
+
+def read_history(options: ForecastOptions) -> History:
+    """Read the tables and cut them in time.
+
+    Raises:
+        InputError: a file, a column, a cell or a time that is not right, or a part that is too short.
+    """
+    columns = ordered(
+        choose_columns(options.train, options.time, options.values, options.series, options.known, options.static),
+        options.target,
+    )
+    targets = len(options.target) or len(columns.values)
+    files = [path for path in (options.train, options.validation, options.test) if path]
+    panel = read_panel(files, columns, options.uneven)
+    calendar: tuple[str, ...] = options.calendar
+    if calendar == ("auto",):
+        calendar = panel.clock.calendar
+    panel = panel.with_calendar(calendar)
+    cuts = _cuts(panel, options)
+    learned = within(panel.ticks, cuts, "train")
+    scaler = Scaler.fit(panel, learned)
+    prepared = scaler.prepare(panel, targets)
+    season = options.season or panel.clock.season or _period(prepared, learned)
+    shape = Shape(
+        _window(options, int(np.unique(panel.ticks[learned]).size)),
+        options.horizon,
+        apart=not options.together,
+        flags=bool(prepared.missing[learned].any()),
+    )
+    history = History(panel, columns, calendar, targets, cuts, scaler, prepared, shape, season, list(panel.notes))
+    history.notes.extend(_data_notes(history, learned))
+    _check_parts(history, options)
+    return history
+
+
+def ordered(columns: SeriesColumns, target: Sequence[str]) -> SeriesColumns:
+    """Bring the targets to the front of the values.
+
+    Raises:
+        InputError: a target that is no value.
+    """
+    for name in target:
+        if name not in columns.values:
+            raise InputError(
+                f"--target {name!r} must be one of the values that are read, {', '.join(columns.values)}"
+                f"{nearest(name, list(columns.values))}"
+            )
+    values = (*target, *(name for name in columns.values if name not in target))
+    return SeriesColumns(columns.time, values, columns.series, columns.known, columns.static)
+
+
+def _cuts(panel: Panel, options: ForecastOptions) -> tuple[int, int, int]:
+    """Return the first times of validation part and test part, and the one behind them."""
+    times = np.unique(panel.ticks)
+    end = int(times[-1]) + 1
+    if options.split:
+        whole = sum(options.split)
+        if whole > len(times):
+            raise InputError(
+                f"--split {','.join(map(str, options.split))} needs {whole:,} times, {options.train} has {len(times):,}"
+            )
+        ends = np.append(times, end)[np.cumsum(options.split)]
+        return int(ends[0]), int(ends[1]), int(ends[2])
+    starts = list(panel.starts)
+    test = starts.pop() if options.test else int(times[-max(1, round(len(times) * options.test_share))])
+    left = times[times < test]
+    if options.validation:
+        validation = starts.pop()
+    else:
+        # the share is one of all times, where all are in one file
+        count = max(1, round((len(left) if options.test else len(times)) * options.validation_share))
+        validation = int(left[-count]) if len(left) >= count else test
+    return validation, test, end
+
+
+def _window(options: ForecastOptions, times: int) -> int:
+    if options.window is not None:
+        return options.window
+    window = max(1, min(max(24, 4 * options.horizon), times // 4))
+    if options.segment:
+        return max(1, window // options.segment) * options.segment
+    return window
+
+
+def _check_parts(history: History, options: ForecastOptions) -> None:
+    shape = history.shape
+    for part in PARTS:
+        if len(history.origins(part)):
+            continue
+        steps = int(np.unique(history.panel.ticks[history.within(part)]).size)
+        needed = shape.horizon + (shape.window if part == "train" else 0)
+        what = (
+            f"--window {shape.window} and --horizon {shape.horizon}"
+            if part == "train"
+            else (f"--horizon {shape.horizon} behind a window of {shape.window}")
+        )
+        raise InputError(
+            f"the {part} part must have room for a forecast, {needed:,} steps for {what}, with values to foretell, got "
+            f"{steps:,} steps; lower --horizon or --window, or cut otherwise with --split or the shares"
+        )
+
+
+def _data_notes(history: History, learned: NDArray[np.bool_]) -> list[str]:
+    prepared, panel = history.prepared, history.panel
+    notes = []
+    if share := float(prepared.missing[:, : history.targets].mean()):
+        notes.append(
+            f"{share:.1%} of the values are missing: as input the last one before is carried on and marked, as "
+            "something to foretell they do not count"
+        )
+    seen = np.zeros(len(panel), dtype=bool)
+    seen[panel.owners[learned]] = True
+    if not seen.all():
+        unseen = [panel.names[i] for i in np.flatnonzero(~seen)[:3]]
+        notes.append(
+            f"{int((~seen).sum()):,} of {len(seen):,} series, such as {', '.join(unseen)}, begin behind the training "
+            "part; they are not scaled"
+        )
+    later = panel.ticks >= history.cuts[2]
+    if later.any():
+        notes.append(f"{len(np.unique(panel.ticks[later])):,} times behind the test part of --split are left out")
+    return notes
+
+
+def _moments(values: Floats, owners: NDArray[np.int64], count: int, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return means and deviations of some rows, by their owner, [count, V]; 0 and 1 where there is none."""
+    values, owners = values[rows].astype(np.float64), owners[rows]
+    seen = ~np.isnan(values)
+    filled = np.where(seen, values, 0)
+    number = np.maximum(_sums(seen, owners, count), 1)
+    means = _sums(filled, owners, count) / number
+    spread = np.where(seen, values - means[owners], 0)
+    deviations = np.sqrt(_sums(spread**2, owners, count) / number)
+    # a column that does not change has a deviation of rounding errors
+    still = deviations <= 1e-7 * np.abs(means)
+    return means.astype(np.float32), np.where(still, 1, deviations).astype(np.float32)
+
+
+def _sums(values: NDArray[Any], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    columns = [np.bincount(owners, column, count) for column in values.T]
+    return np.stack(columns, axis=1) if columns else np.zeros((count, 0))
+
+
+def _static(column: Sequence[str]) -> dict[str, Any]:
+    try:
+        numbers = np.array(column, dtype=np.float64)
+    except ValueError:
+        names = sorted(set(column))
+        if len(names) > MOST_NAMES:
+            raise InputError(
+                f"a --static column of names must have at most {MOST_NAMES} different ones, got {len(names)}"
+            ) from None
+        return {"names": names}
+    deviation = float(numbers.std())
+    return {"mean": float(numbers.mean()), "deviation": deviation or 1.0}
+
+
+def _as_numbers(column: Mapping[str, Any], text: str) -> list[float]:
+    if "names" in column:
+        return [float(text == name) for name in column["names"]]
+    try:
+        return [(float(text) - column["mean"]) / column["deviation"]]
+    except ValueError:
+        raise InputError(f"a --static column had numbers in training, got {text!r}") from None
+
+
+def _period(prepared: Prepared, learned: NDArray[np.bool_]) -> int:
+    """Return the lag at which changes of the first series are most alike, 1 where none is alike enough."""
+    rows = np.flatnonzero(learned & (prepared.owners == 0))
+    changes = np.diff(prepared.values[rows, 0].astype(np.float64))
+    size = len(changes)
+    if size < 8 or not changes.std():
+        return 1
+    changes = changes - changes.mean()
+    spectrum = np.abs(np.fft.rfft(changes, 2 * size)) ** 2
+    alike = np.fft.irfft(spectrum)[: min(size // 3, 400)]
+    alike /= alike[0]
+    lags = [lag for lag in range(2, len(alike) - 1) if alike[lag] == max(alike[lag - 1 : lag + 2])]
+    best = max(lags, key=lambda lag: alike[lag], default=1)
+    return best if best > 1 and alike[best] > 0.3 else 1
