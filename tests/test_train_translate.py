@@ -3,14 +3,17 @@
 import gzip
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from recur.app.main import main
-from recur.errors import InputError
+from recur.data.batches import PairBatches
+from recur.errors import InputError, MissingExtra
 from recur.models import EncoderDecoder, EncoderDecoderConfig
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import resumed_options, train_run
@@ -192,6 +195,36 @@ def test_what_is_refused(tmp_path: Path, given: dict[str, object], message: str)
     with pytest.raises(InputError, match=message):
         train_run(TRANSLATE, options(tmp_path, **given))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("package", ["sacrebleu", "sentencepiece"])
+def test_what_is_not_installed_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=rf"{package}: pip install 'recur\[text\]'"):
+        train_run(TRANSLATE, options(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_is_the_mean_over_real_tokens(tmp_path: Path):
+    given = options(tmp_path, label_smoothing=0.2)
+    sizes = {"vocabulary_size": 320, "source_vocabulary_size": 320, "hidden_size": 4}
+    model = EncoderDecoder(EncoderDecoderConfig(**sizes)).eval()
+    part = read_corpus(given).train
+    batch = next(iter(PairBatches(part.sources, part.targets, 8, seed=0)))
+    figures, count = TranslateObjective(model, given, 10).measure(batch)
+    total = smoothed = 0.0
+    for row in range(8):
+        source, target = batch.source[row : row + 1], batch.target[row, : int(batch.target_lengths[row])]
+        begun = torch.cat([torch.tensor([2]), target[:-1]])[None]
+        length = torch.tensor([len(target)])
+        scores = model(source, batch.source_lengths[row : row + 1], begun, length)[0]
+        total += float(F.cross_entropy(scores, target, reduction="sum").detach())
+        smoothed += float(F.cross_entropy(scores, target, reduction="sum", label_smoothing=0.2).detach())
+    assert count == int(batch.target_lengths.sum())
+    assert float(figures["cross entropy"]) == pytest.approx(total / count, rel=1e-5)
+    assert float(figures["loss"].detach()) == pytest.approx(smoothed / count, rel=1e-5)
 
 
 def test_uneven_files_are_refused_with_their_counts(tmp_path: Path):

@@ -53,7 +53,7 @@ def bleu(
         raise InputError(
             f"`translations` must be one for each of the {len(references)} references, got {len(translations)}"
         )
-    metrics = _sacrebleu()
+    metrics = sacrebleu_metrics()
     # forced: texts whose marks stand apart, as a dictionary writes them, are meant so
     words, characters = metrics.BLEU(lowercase=lower, tokenize=tokens, force=True), metrics.CHRF(lowercase=lower)
     score = words.corpus_score(list(translations), [list(references)])
@@ -71,7 +71,7 @@ def sentence_bleu(
     translations: Sequence[str], references: Sequence[str], *, lower: bool = False, tokens: BleuTokens = "13a"
 ) -> NDArray[np.float64]:
     """Return the BLEU of each translation alone [n], 0..100: of orders up to its length, smoothed."""
-    metric = _sacrebleu().BLEU(lowercase=lower, tokenize=tokens, effective_order=True)
+    metric = sacrebleu_metrics().BLEU(lowercase=lower, tokenize=tokens, effective_order=True)
     scores = [metric.sentence_score(t, [r]).score for t, r in zip(translations, references, strict=True)]
     return np.array(scores, dtype=np.float64)
 
@@ -95,7 +95,12 @@ def _interval(metric: Any, statistics: NDArray[np.int64]) -> tuple[float, float]
     return low, high
 
 
-def _sacrebleu() -> Any:
+def sacrebleu_metrics() -> Any:
+    """Return sacrebleu's module of metrics.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         from sacrebleu import metrics
     except ImportError as error:

@@ -11,6 +11,7 @@ from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.progress import Progress
 from recur.tasks.translate.baselines import run_baselines
+from recur.tasks.translate.bleu import sacrebleu_metrics
 from recur.tasks.translate.data import Corpus, Encoder, Part, read_corpus, read_test
 from recur.tasks.translate.model import TranslateObjective, begin_with_frequencies
 from recur.tasks.translate.options import GREEDY, Decoding, TranslateOptions
@@ -28,6 +29,7 @@ class Translate(Task[TranslateOptions, Corpus]):
 
     def read(self, options: TranslateOptions, progress: Progress) -> Corpus:
         """Read the pairs, cut them into parts, and learn the subwords."""
+        sacrebleu_metrics()  # else it would be found missing when the training is over
         return read_corpus(options)
 
     def setup(self, options: TranslateOptions, data: Corpus) -> Setup:
