@@ -139,7 +139,14 @@ def test_a_predictor_translates_and_scores(learned: Path, tmp_path: Path, capsys
 
 def test_the_report_shows_attention_and_translations(learned: Path):
     page = (learned / "report.html").read_text()
-    for part in ("Attention", "Heat map: BLEU 100.0, among the best", "BLEU by length of the source", "Best", "Worst"):
+    for part in (
+        "Test BLEU",
+        "Attention",
+        "Heat map: BLEU 100.0, among the best",
+        "BLEU by length of the source",
+        "Best",
+        "Worst",
+    ):
         assert part in page
     assert any(f">▁{word}<" in page for word in WORDS)
 

@@ -43,6 +43,13 @@ class Figure:
     """What is counted in the test part."""
     share: bool = False
     """Whether it lies in 0..1 and is shown as percent."""
+    label: str = ""
+    """What readers call it, where that is not its name."""
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return self.label or self.name.replace("_", " ")
 
     def better(self, value: float | None) -> float:
         """Return a number that rises with how good a value is."""

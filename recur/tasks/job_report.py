@@ -78,7 +78,7 @@ def _rival(result: Result[Any]) -> str:
 
 def _facts(result: Result[Any]) -> Iterator[Fact]:
     best, figure = result.best, result.figure
-    name, interval = figure.name.replace("_", " "), getattr(best.test, "interval", None)
+    name, interval = figure.title, getattr(best.test, "interval", None)
     counted = f"{result.rows['test']:,} {figure.unit}"
     around = f"95% interval {between(figure, interval)}, {counted}" if interval else counted
     yield Fact(f"test {name}", figure.show(result.value(best.test)), around)
@@ -95,7 +95,7 @@ def _comparison_text(result: Result[Any]) -> str:
     seeds = max(len(group) for group in result.cells.values())
     figure = result.figure
     sense = "" if figure.rising else "; less is better"
-    text = f"Test {figure.name.replace('_', ' ')}{sense}. The test part was scored once, at the end."
+    text = f"Test {figure.title}{sense}. The test part was scored once, at the end."
     if seeds > 1:
         return f"{text} The whiskers of the networks are 95% intervals of the mean over {seeds} seeds (Student's t)."
     if getattr(result.best.test, "interval", None) is not None:
@@ -105,7 +105,7 @@ def _comparison_text(result: Result[Any]) -> str:
 
 def _comparison(result: Result[Any]) -> Iterator[Block]:
     figure = result.figure
-    name = figure.name.replace("_", " ")
+    name = figure.title
     bars = []
     for cell, group in result.cells.items():
         if len(group) > 1:

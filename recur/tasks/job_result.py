@@ -73,7 +73,7 @@ def seeds_interval(figure: Figure, values: Sequence[float]) -> tuple[float, tupl
 
 def summary(metrics: Mapping[str, Any], figure: Figure) -> str:
     """Return the table of a run, from its metrics.json: the networks and, below, the baselines."""
-    head = [f"{figure.name.replace('_', ' ')}", "test", "95% interval", "validation", "parameters", "s/epoch"]
+    head = [figure.title, "test", "95% interval", "validation", "parameters", "s/epoch"]
     lines: list[Sequence[str]] = [head]
     members = metrics.get("members") or {f"{metrics['cell']}-{metrics['seed']}": metrics}
     for name, one in members.items():

@@ -25,7 +25,7 @@ class Translate(Task[TranslateOptions, Corpus]):
 
     name = "translate"
     options = TranslateOptions
-    figure = Figure("bleu", "{:.2f}".format, unit="sentences")
+    figure = Figure("bleu", "{:.2f}".format, unit="sentences", label="BLEU")
 
     def read(self, options: TranslateOptions, progress: Progress) -> Corpus:
         """Read the pairs, cut them into parts, and learn the subwords."""
