@@ -194,7 +194,10 @@ def test_stopped_and_carried_on_is_never_stopped(tmp_path: Path):
         ({"source": "target"}, "--source and --target must name two columns, got 'target' twice"),
         ({"target": "tarjet"}, "no column 'tarjet', did you mean 'target'.*give|--no-header"),
         ({"train": "pairs.de"}, "--train pairs.de is one text file of a pair.*--train-target"),
-        ({"validation": "val.de", "train_target": "t"}, "give its other with --validation-target"),
+        (
+            {"validation": "val.de", "train_target": "t"},
+            "--validation val.de is one text.*--validation-target",
+        ),
         ({"max_length": 1}, "no pair is left to learn from; give a larger --max-length"),
     ],
 )

@@ -166,26 +166,14 @@ def read_corpus(options: TranslateOptions) -> Corpus:
         InputError: a file or a row that cannot be read, or too few pairs.
     """
     files = {name: _file(options, name) for name in ("train", "validation", "test") if getattr(options, name)}
-    notes = []
-    for name in ("test", "validation", "train"):
+    hashes, usable = _scan(files["train"])
+    notes = _notes(files["train"], len(usable) - int(usable.sum()))
+    for name in ("validation", "test"):
         if name in files:
-            hashes, usable = _scan(files[name])
-            notes += _notes(files[name], int((~usable).sum()), kept=name != "train")
+            _, filled = _scan(files[name])
+            notes += _notes(files[name], len(filled) - int(filled.sum()), kept=True)
     whole = np.flatnonzero(usable)
-    given = {"validation": options.validation_share, "test": options.test_share}
-    shares = [0.0 if name in files else min(share, MOST_CUT / max(1, len(whole))) for name, share in given.items()]
-    train, *others = split(hashes[whole], *shares)
-    for name, share, rows in zip(("validation", "test"), shares, others, strict=True):
-        if share and not (len(rows) and len(train)):
-            raise InputError(
-                f"{options.train} must have enough pairs to cut a {name} part off, got {len(whole)} with "
-                f"{len(np.unique(hashes[whole]))} different sources; give more pairs, or {flag(name)}"
-            )
-        if share:
-            notes.append(
-                f"no {flag(name)} given: {_pairs(len(rows))} of {options.train}, drawn by chance, are that part"
-            )
-            files[name] = _only(files["train"], whole[rows])
+    train = _cut_off(options, files, hashes[whole], whole, notes)
     learned = _only(files["train"], whole[train])
     subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
     encoder = Encoder(subwords)
@@ -206,6 +194,27 @@ def read_corpus(options: TranslateOptions) -> Corpus:
         seen=np.unique(hashes[whole[train]]),
         notes=notes,
     )
+
+
+def _cut_off(
+    options: TranslateOptions, files: dict[str, PairFile], hashes: NDArray[np.uint64], whole: Rows, notes: list[str]
+) -> Rows:
+    """Put parts without a file of their own into `files`; return which of the `whole` rows are left to learn from."""
+    given = {"validation": options.validation_share, "test": options.test_share}
+    shares = [0.0 if name in files else min(share, MOST_CUT / max(1, len(whole))) for name, share in given.items()]
+    train, *others = split(hashes, *shares)
+    for name, share, rows in zip(given, shares, others, strict=True):
+        if share and not (len(rows) and len(train)):
+            raise InputError(
+                f"{options.train} must have enough pairs to cut a {name} part off, got {len(whole)} with "
+                f"{len(np.unique(hashes))} different sources; give more pairs, or {flag(name)}"
+            )
+        if share:
+            notes.append(
+                f"no {flag(name)} given: {_pairs(len(rows))} of {options.train}, drawn by chance, are that part"
+            )
+            files[name] = _only(files["train"], whole[rows])
+    return train
 
 
 def read_part(encoder: Encoder, file: PairFile) -> Part:
@@ -254,12 +263,9 @@ def split(groups: NDArray[np.uint64], validation: float, test: float) -> tuple[R
 
 
 def _file(options: TranslateOptions, name: str) -> PairFile:
-    path, target_path = getattr(options, name), getattr(options, f"{name}_target")
-    if name != "train" and target_path is None and options.train_target is not None:
-        raise InputError(f"{flag(name)} {path} is one text file of a pair: give its other with {flag(name)}-target")
     return pair_file(
-        path,
-        target_path,
+        getattr(options, name),
+        getattr(options, f"{name}_target"),
         source=options.source,
         target=options.target,
         header=options.header,
