@@ -82,14 +82,17 @@ class Subwords:
         if blanks not in ("collapse", "keep"):
             raise InputError(f"`blanks` must be 'collapse' or 'keep', got {blanks!r}")
         sample = list(_up_to(characters, (_normal(text, lower) for text in texts)))
-        counts = Counter(c for text in sample for c in text if not c.isspace())
+        every: Counter[str] = Counter()
+        for text in sample:
+            every.update(text)
+        counts = Counter({c: n for c, n in every.items() if not c.isspace()})
         if not counts:
             raise InputError("expected texts to learn subwords from, found none with a character in it")
         # of very many characters the rare ones stay bytes, or there would be no room for pieces
         rare = {ord(c): " " for c, _ in counts.most_common()[(size - 260) // 2 :]}
         model = io.BytesIO()
         _sentencepiece().SentencePieceTrainer.train(
-            sentence_iterator=(text.translate(rare) for text in sample),
+            sentence_iterator=(text.translate(rare) for text in sample) if rare else iter(sample),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,

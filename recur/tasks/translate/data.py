@@ -159,8 +159,48 @@ class Corpus:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where the pairs of each part are."""
+
+    files: dict[str, PairFile]
+    """By the name of the part."""
+    seen: NDArray[np.uint64]
+    """Hashes of the sources of the training part."""
+    notes: list[str]
+
+
 def read_corpus(options: TranslateOptions) -> Corpus:
     """Read the training file, cut it into its parts, and see that the test file can be read.
+
+    Raises:
+        InputError: a file or a row that cannot be read, or too few pairs.
+    """
+    parts = find_parts(options)
+    learned = parts.files["train"]
+    subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
+    encoder = Encoder(subwords)
+    pairs, long = _encode_training(encoder, learned, options.max_length, existing_folder(options.folder))
+    if long:
+        parts.notes.append(
+            f"{_pairs(long)} of {options.train} with a text of more than {options.max_length} subwords left out of the "
+            "training part"
+        )
+    if not len(pairs.sources):
+        raise InputError(f"{options.train}: no pair is left to learn from; give a larger --max-length")
+    return Corpus(
+        encoder=encoder,
+        train_file=learned,
+        train=pairs,
+        validation=read_part(encoder, parts.files["validation"]),
+        test_file=parts.files["test"],
+        seen=np.unique(parts.seen),
+        notes=parts.notes,
+    )
+
+
+def find_parts(options: TranslateOptions) -> Parts:
+    """Read all files once, and cut the parts that have none off the training file.
 
     Raises:
         InputError: a file or a row that cannot be read, or too few pairs.
@@ -173,33 +213,7 @@ def read_corpus(options: TranslateOptions) -> Corpus:
             _, filled = _scan(files[name])
             notes += _notes(files[name], len(filled) - int(filled.sum()), kept=True)
     whole = np.flatnonzero(usable)
-    train = _cut_off(options, files, hashes[whole], whole, notes)
-    learned = _only(files["train"], whole[train])
-    subwords = Subwords.build((text for pair in learned for text in pair), options.subwords, lower=options.lowercase)
-    encoder = Encoder(subwords)
-    pairs, long = _encode_training(encoder, learned, options.max_length, existing_folder(options.folder))
-    if long:
-        notes.append(
-            f"{_pairs(long)} of {options.train} with a text of more than {options.max_length} subwords left out of the "
-            "training part"
-        )
-    if not len(pairs.sources):
-        raise InputError(f"{options.train}: no pair is left to learn from; give a larger --max-length")
-    return Corpus(
-        encoder=encoder,
-        train_file=learned,
-        train=pairs,
-        validation=read_part(encoder, files["validation"]),
-        test_file=files["test"],
-        seen=np.unique(hashes[whole[train]]),
-        notes=notes,
-    )
-
-
-def _cut_off(
-    options: TranslateOptions, files: dict[str, PairFile], hashes: NDArray[np.uint64], whole: Rows, notes: list[str]
-) -> Rows:
-    """Put parts without a file of their own into `files`; return which of the `whole` rows are left to learn from."""
+    hashes = hashes[whole]
     given = {"validation": options.validation_share, "test": options.test_share}
     shares = [0.0 if name in files else min(share, MOST_CUT / max(1, len(whole))) for name, share in given.items()]
     train, *others = split(hashes, *shares)
@@ -214,7 +228,8 @@ def _cut_off(
                 f"no {flag(name)} given: {_pairs(len(rows))} of {options.train}, drawn by chance, are that part"
             )
             files[name] = _only(files["train"], whole[rows])
-    return train
+    files["train"] = _only(files["train"], whole[train])
+    return Parts(files, hashes[train], notes)
 
 
 def read_part(encoder: Encoder, file: PairFile) -> Part:

@@ -13,8 +13,9 @@ from recur.data.tables import FORMATS, fingerprint, read_table
 from recur.errors import InputError
 from recur.models.seq2seq import EncoderDecoder
 from recur.tasks.job import Example, Predictor
+from recur.tasks.options import make_options
 from recur.tasks.progress import Progress
-from recur.tasks.translate.data import Encoder, PairFile, Part, pair_file, read_corpus, read_part
+from recur.tasks.translate.data import Encoder, PairFile, Part, find_parts, pair_file, read_part
 from recur.tasks.translate.model import TranslateObjective, translate
 from recur.tasks.translate.options import Decoding, TranslateOptions
 from recur.tasks.translate.scores import TranslateScores, score
@@ -188,7 +189,9 @@ class TranslatePredictor(Predictor):
             path, known = options.get(name), self.config.get("data", {}).get(name, {})
             if path and (not Path(path).is_file() or fingerprint(path)["sha256"] != known.get("sha256")):
                 raise InputError(f"the run's file {path} is not there, or was changed; give rows with --data FILE")
-        return read_corpus(TranslateOptions(**options)).validation
+        return read_part(
+            self.encoder, find_parts(make_options(TranslateOptions, options, "config.json")).files["validation"]
+        )
 
     def _pairs(
         self,
