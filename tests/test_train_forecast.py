@@ -263,6 +263,22 @@ def test_many_series_in_one_table(tmp_path: Path):
     assert np.corrcoef(made, expected)[0, 1] > 0.9
 
 
+def test_series_without_a_past_are_left_out(tmp_path: Path):
+    days = [str(np.datetime64("2021-03-01") + day) for day in range(60)]
+    columns = {
+        "day": days + days[50:] + days,
+        "shop": ["old"] * 60 + ["new"] * 10 + ["half"] * 60,
+        "a": [*range(60), *range(1000, 1010), *range(60)],
+        "b": [*range(60), *range(1000, 1010), *([""] * 50), *range(5000, 5010)],
+    }
+    history = read_history(options(tmp_path, train=table(tmp_path / "shops.csv", columns), series="shop"))
+    assert history.panel.names == ["old", "half"]
+    assert any("1 of 3 series, such as new, have no values in the training part" in note for note in history.notes)
+    # what was never seen in training cannot be scaled, and is never foretold
+    assert np.isnan(history.prepared.observed[60:, 1]).all()
+    assert np.abs(history.prepared.values).max() < 10
+
+
 def test_missing_values_are_carried_on_and_marked_but_never_foretold(tmp_path: Path):
     columns = waves(160)
     columns["a"][20] = columns["a"][21] = ""
@@ -463,6 +479,9 @@ def test_columns_are_found(tmp_path: Path):
 def test_texts_and_unknown_series_are_refused(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["predict", str(learned), "tomorrow"]) == 2
     assert "goes on with the series of a table" in capsys.readouterr().err
+    days = waves(60) | {"time": [str(np.datetime64("2020-01-01") + day) for day in range(60)]}
+    assert main(["evaluate", str(learned), str(table(tmp_path / "days.csv", days))]) == 2
+    assert "must have times 1 hour apart as in training, got 1 day" in capsys.readouterr().err
     short = table(tmp_path / "short.csv", waves(20))
     assert main(["evaluate", str(learned), str(short)]) == 2
     assert "must have more than 35 steps" in capsys.readouterr().err

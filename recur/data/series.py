@@ -84,6 +84,20 @@ class Panel:
         """The series of each row, [N]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def only(self, keep: NDArray[np.bool_], note: str) -> "Panel":
+        """Return some of the series, bool [n], and say why in a note."""
+        rows = keep[self.owners]
+        return replace(
+            self,
+            names=[name for name, kept in zip(self.names, keep, strict=True) if kept],
+            offsets=np.append(0, np.cumsum(np.diff(self.offsets)[keep])).astype(np.int64),
+            ticks=self.ticks[rows],
+            values=self.values[rows],
+            known=self.known[rows],
+            static=[own for own, kept in zip(self.static, keep, strict=True) if kept],
+            notes=[*self.notes, note],
+        )
+
     def with_calendar(self, names: Sequence[str]) -> "Panel":
         """Return the panel with what the calendar says as known columns behind the others."""
         added = calendar_features(self.ticks, self.clock, names)

@@ -21,7 +21,7 @@ PARTS = ("train", "validation", "test")
 class Scaler:
     """Means and deviations of the training part, by series and column; static columns as numbers.
 
-    Deviations of 0 are taken as 1.
+    The deviation of a column that does not change is 1; it is 0 of one without values, all of which count as missing.
     """
 
     names: list[str]
@@ -63,10 +63,12 @@ class Scaler:
                     f"series {name!r} was not there in training{nearest(name, self.names)}; leave its rows out"
                 )
         rows = np.array([numbers[name] for name in panel.names])[panel.owners]
-        scaled = (panel.values - self.means[rows]) / self.deviations[rows]
+        deviations = self.deviations[rows]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.where(deviations > 0, (panel.values - self.means[rows]) / deviations, np.nan)
         values, missing = carried(scaled.astype(np.float32), panel.begins)
-        means, deviations = (np.array(part, dtype=np.float32) for part in self.known)
-        known, _ = carried(((panel.known - means) / deviations).astype(np.float32), panel.begins)
+        means, spread = (np.array(part, dtype=np.float32) for part in self.known)
+        known, _ = carried(((panel.known - means) / np.where(spread > 0, spread, 1)).astype(np.float32), panel.begins)
         static = [
             np.concatenate([_as_numbers(*pair) for pair in zip(self.static, own, strict=True)] or [[]])
             for own in panel.static
@@ -84,7 +86,8 @@ class Scaler:
 
     def of_series(self, panel: Panel, targets: int) -> tuple[Floats, Floats]:
         """Return means and deviations of the targets for the series of a panel, [n, C] each."""
-        rows = [self.names.index(name) for name in panel.names] if panel.names != self.names else slice(None)
+        numbers = {name: number for number, name in enumerate(self.names)}
+        rows = [numbers[name] for name in panel.names]
         return self.means[rows, :targets], self.deviations[rows, :targets]
 
 
@@ -145,6 +148,7 @@ def read_history(options: ForecastOptions) -> History:
         calendar = panel.clock.calendar
     panel = panel.with_calendar(calendar)
     cuts = _cuts(panel, options)
+    panel = _with_past(panel, cuts, targets)
     learned = within(panel.ticks, cuts, "train")
     scaler = Scaler.fit(panel, learned)
     prepared = scaler.prepare(panel, targets)
@@ -156,7 +160,7 @@ def read_history(options: ForecastOptions) -> History:
         flags=bool(prepared.missing[learned].any()),
     )
     history = History(panel, columns, calendar, targets, cuts, scaler, prepared, shape, season, list(panel.notes))
-    history.notes.extend(_data_notes(history, learned))
+    history.notes.extend(_data_notes(history))
     _check_parts(history, options)
     return history
 
@@ -201,6 +205,21 @@ def _cuts(panel: Panel, options: ForecastOptions) -> tuple[int, int, int]:
     return validation, test, end
 
 
+def _with_past(panel: Panel, cuts: tuple[int, int, int], targets: int) -> Panel:
+    """Leave out series without a value in the training part: there is nothing to scale them by."""
+    there = within(panel.ticks, cuts, "train") & ~np.isnan(panel.values[:, :targets]).all(axis=1)
+    keep = np.zeros(len(panel), dtype=bool)
+    keep[panel.owners[there]] = True
+    if keep.all() or not keep.any():
+        return panel
+    unseen = [panel.names[i] for i in np.flatnonzero(~keep)[:3]]
+    note = (
+        f"{int((~keep).sum()):,} of {len(keep):,} series, such as {', '.join(unseen)}, have no values in the training "
+        "part and are left out"
+    )
+    return panel.only(keep, note)
+
+
 def _window(options: ForecastOptions, times: int) -> int:
     if options.window is not None:
         return options.window
@@ -228,21 +247,13 @@ def _check_parts(history: History, options: ForecastOptions) -> None:
         )
 
 
-def _data_notes(history: History, learned: NDArray[np.bool_]) -> list[str]:
+def _data_notes(history: History) -> list[str]:
     prepared, panel = history.prepared, history.panel
     notes = []
     if share := float(prepared.missing[:, : history.targets].mean()):
         notes.append(
             f"{share:.1%} of the values are missing: as input the last one before is carried on and marked, as "
             "something to foretell they do not count"
-        )
-    seen = np.zeros(len(panel), dtype=bool)
-    seen[panel.owners[learned]] = True
-    if not seen.all():
-        unseen = [panel.names[i] for i in np.flatnonzero(~seen)[:3]]
-        notes.append(
-            f"{int((~seen).sum()):,} of {len(seen):,} series, such as {', '.join(unseen)}, begin behind the training "
-            "part; they are not scaled"
         )
     later = panel.ticks >= history.cuts[2]
     if later.any():
@@ -255,13 +266,16 @@ def _moments(values: Floats, owners: NDArray[np.int64], count: int, rows: NDArra
     values, owners = values[rows].astype(np.float64), owners[rows]
     seen = ~np.isnan(values)
     filled = np.where(seen, values, 0)
-    number = np.maximum(_sums(seen, owners, count), 1)
+    number = _sums(seen, owners, count)
+    seen_any = number > 0
+    number = np.maximum(number, 1)
     means = _sums(filled, owners, count) / number
     spread = np.where(seen, values - means[owners], 0)
     deviations = np.sqrt(_sums(spread**2, owners, count) / number)
     # a column that does not change has a deviation of rounding errors
     still = deviations <= 1e-7 * np.abs(means)
-    return means.astype(np.float32), np.where(still, 1, deviations).astype(np.float32)
+    deviations = np.where(seen_any, np.where(still, 1, deviations), 0)
+    return means.astype(np.float32), deviations.astype(np.float32)
 
 
 def _sums(values: NDArray[Any], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:

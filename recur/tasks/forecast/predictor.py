@@ -152,7 +152,7 @@ class ForecastPredictor(Predictor):
         lines = [
             f"MSE      {scores.mse:.4f}{around}, {scores.windows:,} windows, values scaled by the training part",
             f"MAE      {scores.mae:.4f}",
-            f"skill    {scores.skill:.1%} below the MSE of the last value",
+            f"skill    {abs(scores.skill):.1%} {'below' if scores.skill > 0 else 'above'} the MSE of the last value",
         ]
         if scores.coverage:
             lines.append(
@@ -183,7 +183,12 @@ class ForecastPredictor(Predictor):
         return Example(*ForecastObjective(self.model).probe(batch, rows), None)
 
     def _panel(self, files: list[Any]) -> Panel:
-        return read_panel(files, self.columns, self.uneven).with_calendar(self.calendar)
+        panel = read_panel(files, self.columns, self.uneven)
+        if (panel.clock.unit, panel.clock.step) != (self.clock.unit, self.clock.step):
+            raise InputError(
+                f"{files[0]} must have times {self.clock.step_text} apart as in training, got {panel.clock.step_text}"
+            )
+        return panel.with_calendar(self.calendar)
 
     def _files(self) -> list[str]:
         options = make_options(ForecastOptions, self.options, str(self.folder / "config.json"))
@@ -248,7 +253,9 @@ class ForecastPredictor(Predictor):
         names = self.columns.values[: self.targets]
         for number in range(len(items)):
             times = [self.clock.text(int(tick)) for tick in whole.ticks[rows[number] + 1 : rows[number] + 1 + horizon]]
+            # a column without a value in training has no deviation, and no forecast
             point = points[number] * deviations[number] + means[number]
+            point[:, deviations[number] == 0] = np.nan
             bounds: dict[str, dict[str, list[float]]] = {}
             if quantiles is not None:
                 own = quantiles[number] * deviations[number][:, None] + means[number][:, None]
