@@ -4,6 +4,7 @@ from recur.models.classifier import Classifier, ClassifierConfig
 from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_rate
 from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, greedy, sample
 from recur.models.forecaster import Forecaster, ForecasterConfig
+from recur.models.language import LanguageConfig, LanguageModel
 from recur.models.loss import sequence_loss
 from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
@@ -20,6 +21,8 @@ __all__ = [
     "Forecaster",
     "ForecasterConfig",
     "Hypothesis",
+    "LanguageConfig",
+    "LanguageModel",
     "OneToMany",
     "OneToManyConfig",
     "StepModel",
