@@ -345,6 +345,8 @@ def test_given_vectors_make_words_known_that_training_lacks(files, tmp_path):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("lives 1 0 0\nparis 0 1 0\n")
     folder = run(files, tmp_path, vectors=vectors, freeze_embedding=True)
+    found = metrics(folder)
+    assert found["vector_coverage"] == 1 / found["vocabulary"]
     model, encoder = recur.load(folder).model, recur.load(folder).encoder
     assert encoder.words.words[-1] == "paris"
     torch.testing.assert_close(model.embedding.word.weight[encoder.words.ids(["paris"])[0]], torch.tensor([0.0, 1, 0]))

@@ -40,9 +40,8 @@ class Tag(Task[TagOptions, TagData]):
         """Read the training file, cut off what has no file of its own, and see that the test file can be read."""
         data = read_data(options)
         if data.vectors:
-            words = data.encoder.words.words[: data.encoder.learned]
-            known = sum(word in data.vectors.numbers for word in words) / len(words)
-            progress.say(f"{known:.1%} of the {len(words)} words have a vector in {options.vectors}")
+            words = data.encoder.learned
+            progress.say(f"{coverage(data):.1%} of the {words} words have a vector in {options.vectors}")
         return data
 
     def setup(self, options: TagOptions, data: TagData) -> Setup:
@@ -53,9 +52,10 @@ class Tag(Task[TagOptions, TagData]):
             "tags": len(encoder.tags),
             "characters": len(encoder.characters) if options.characters else 0,
         }
-        matrix, facts = None, {}
+        matrix, facts = None, dict[str, float]()
         if data.vectors:
-            matrix, facts["vector_coverage"] = data.vectors.table(encoder.words, seed)
+            matrix, _ = data.vectors.table(encoder.words, seed)
+            facts["vector_coverage"] = coverage(data)
             sizes["embedding_size"] = data.vectors.size
         network = TaggerConfig(**options.network(TaggerConfig) | sizes)
         model = Tagger(network, matrix=None if matrix is None else torch.from_numpy(matrix))
@@ -116,6 +116,12 @@ class Tag(Task[TagOptions, TagData]):
         stored = config["encoder"]
         vocabularies = {name: Vocabulary(stored[name]) for name in ("words", "characters")}
         return TagPredictor(folder, config, model, Encoder(**(stored | vocabularies)))
+
+
+def coverage(data: TagData) -> float:
+    """Return the share of the training part's words that have a given vector."""
+    words = data.encoder.words.words[: data.encoder.learned]
+    return sum(word in data.vectors.numbers for word in words) / len(words) if data.vectors else 0.0
 
 
 def plain(encoder: Encoder) -> dict[str, Any]:
