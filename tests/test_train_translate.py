@@ -307,6 +307,9 @@ def test_a_dictionary_finds_the_words():
     dictionary = Dictionary(language(200))
     assert {word: dictionary.best[word] for word in WORDS} == WORDS
     assert dictionary("ba xx di") == "one xx two"
+    chinese = Dictionary([("i love", "我爱。"), ("i see", "我看。"), ("love", "爱。"), ("see", "看。")])
+    assert chinese.best["love"] == "爱"
+    assert chinese.best["see"] == "看"
 
 
 def test_a_model_begins_with_the_frequencies(tmp_path: Path):

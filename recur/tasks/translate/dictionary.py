@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+# of Chinese and Japanese each character
+_HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+|[^\w\s]")
 ROUNDS = 5
 
 
