@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ class PairBatch(NamedTuple):
     """Numbers of the pairs in the data, int64 [B]."""
 
 
+class Ragged(Protocol):
+    """Rows of different length."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The length of each row, int64 [n]."""
+
+
 class ByLength(ABC):
     """Batches of rows of like length: each `iter()` is an epoch, in which every row comes exactly once.
 
@@ -70,7 +78,7 @@ class ByLength(ABC):
 
     def __init__(
         self,
-        parts: tuple[Sequences, ...],
+        parts: tuple[Ragged, ...],
         keys: NDArray[np.int64],
         batch_size: int,
         seed: int,

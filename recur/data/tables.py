@@ -163,16 +163,32 @@ def column_names(path: str | Path) -> list[str]:
 
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
-    """Return the name, the size in bytes and the SHA-256 of a file, by which to recognise it later.
+    """Return the name, the size in bytes and the SHA-256 of a file, or of all in a folder, to recognise it by later.
+
+    That of a folder is the SHA-256 of a line for each file below it that is not hidden, in the order of their paths:
+    the SHA-256 of its content in hexadecimal, a blank, its path within the folder with slashes, a line end.
 
     Raises:
         InputError: no such file.
     """
     path = Path(path)
+    if path.is_dir():
+        return _folder_fingerprint(path)
     check_file(path)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"file": path.name, "bytes": file.tell(), "sha256": digest}
+
+
+def _folder_fingerprint(folder: Path) -> dict[str, str | int]:
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    total, lines = 0, hashlib.sha256()
+    for name in sorted(paths):
+        if not any(part.startswith(".") for part in name.split("/")):
+            one = fingerprint(paths[name])
+            total += int(one["bytes"])
+            lines.update(f"{one['sha256']} {name}\n".encode(errors="surrogateescape"))
+    return {"file": folder.resolve().name, "bytes": total, "sha256": lines.hexdigest()}
 
 
 def _format(path: Path) -> str:

@@ -5,6 +5,7 @@ from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_r
 from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, greedy, sample
 from recur.models.forecaster import Forecaster, ForecasterConfig
 from recur.models.language import LanguageConfig, LanguageModel
+from recur.models.listener import Listener, ListenerConfig
 from recur.models.loss import sequence_loss
 from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
@@ -23,6 +24,8 @@ __all__ = [
     "Hypothesis",
     "LanguageConfig",
     "LanguageModel",
+    "Listener",
+    "ListenerConfig",
     "OneToMany",
     "OneToManyConfig",
     "StepModel",

@@ -10,6 +10,7 @@ from recur.errors import InputError, RunError
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
 from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
+from recur.tasks.listen.options import ListenOptions, SoundColumns
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
 from recur.tasks.translate.options import Decoding, TranslateColumns, TranslateOptions
@@ -76,6 +77,12 @@ TASKS = {
         "recur.tasks.forecast.task:FORECAST",
         ForecastOptions,
         "Train forecasters on series of numbers, compare them with naive forecasts, and write a report.",
+    ),
+    "listen": Entry(
+        "recur.tasks.listen.task:LISTEN",
+        ListenOptions,
+        "Train listeners on labelled sounds, compare them with simple methods, and write a report.",
+        SoundColumns,
     ),
 }
 

@@ -1,0 +1,1 @@
+"""`recur train listen`: sounds to labels."""

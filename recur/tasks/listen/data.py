@@ -1,0 +1,253 @@
+"""From files of sound to frames: the parts are cut, and the test part is read at the end alone."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recur.data.frames import Frames
+from recur.data.sound import Sound, compiled, labelled_sounds, read_sound, resample, sound_rate
+from recur.data.spectra import Frame, Spectra
+from recur.errors import InputError
+from recur.tasks.classify.data import split
+from recur.tasks.listen.options import ListenOptions
+from recur.tasks.progress import Progress
+
+SHOWN_LABELS = 10
+
+
+class Part(NamedTuple):
+    """One part of a data set."""
+
+    frames: Frames
+    """Of each sound."""
+    labels: NDArray[np.int64]
+    """Their classes, [n] in 0..classes-1."""
+    paths: list[Path]
+    """Where they lie."""
+
+    def hashes(self) -> set[int]:
+        """Return hashes of the sounds' frames."""
+        return {hash(self.frames[row].tobytes()) for row in range(len(self.frames))}
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a run learns from, and where its test part is."""
+
+    labels: list[str]
+    """The classes, in the order of their numbers."""
+    spectra: Spectra
+    train: Part
+    validation: Part
+    test: list[Sound]
+    """Their labels and heads are checked at the start, their samples not read before the end."""
+    notes: list[str]
+    """What a person should know of the data."""
+
+
+def read_recordings(options: ListenOptions, progress: Progress) -> Recordings:
+    """Read the sounds to learn from, cut them into parts, and check labels and heads of the test part.
+
+    Raises:
+        InputError: a file that cannot be read, is too short or has no label, one class only, too few sounds of a class,
+            rates that differ.
+        MissingExtra: soundfile is not installed.
+    """
+    cut = _cut(options)
+    notes = list(cut.notes)
+    rates = _rates([*cut.train, *cut.validation, *cut.test], options.rate, progress)
+    spectra = _spectra(options, rates)
+    if options.rate and set(rates) != {options.rate}:
+        others = ", ".join(f"{rate:,}" for rate in sorted(rates) if rate != options.rate)
+        notes.append(f"sounds of {others} samples a second are brought to {options.rate:,}")
+    train, validation = (
+        read_part(part, cut.labels, spectra, partial(progress.share, f"reading the {name} part"))
+        for name, part in (("training", cut.train), ("validation", cut.validation))
+    )
+    twice = len(train.hashes() & validation.hashes())
+    if twice:
+        notes.append(f"{twice} validation sounds are in the training part too")
+    return Recordings(cut.labels, spectra, train, validation, cut.test, notes)
+
+
+def validation_sounds(options: ListenOptions) -> list[Sound]:
+    """Return the sounds that choose the best epoch of a run with these options."""
+    return _cut(options).validation
+
+
+class _Cut(NamedTuple):
+    """Which sounds are in which part."""
+
+    labels: list[str]
+    train: list[Sound]
+    validation: list[Sound]
+    test: list[Sound]
+    notes: list[str]
+
+
+def _cut(options: ListenOptions) -> _Cut:
+    """Find the sounds and cut them into parts, as a function of their names and labels alone."""
+    sounds = _sounds(options, options.train)
+    test = _sounds(options, options.test) if options.test else []
+    if options.test_pattern is not None:
+        test, sounds = _parted(sounds, options)
+    labels = _classes(sounds, options)
+    validation = _sounds(options, options.validation) if options.validation else []
+    shares = 0.0 if validation else options.validation_share, 0.0 if test else options.test_share
+    rows = split(numbered(sounds, labels).astype(np.int32), *shares)
+    cut = [[sounds[row] for row in part.tolist()] for part in rows]
+    if not (validation or cut[1]) or not (test or cut[2]):
+        raise InputError(
+            f"{options.train} must have enough sounds of each label to cut a validation and a test part off, got "
+            f"{len(sounds)} sounds of {len(labels)} labels; give more sounds, or name parts by --validation and --test"
+        )
+    notes = []
+    if not test:
+        notes.append(f"no --test given: {len(cut[2])} sounds of {options.train}, drawn by chance, are the test part")
+    for part in (validation, test):
+        numbered(part, labels)
+    return _Cut(labels, cut[0], validation or cut[1], test or cut[2], notes)
+
+
+def read_test(data: Recordings, shown: Callable[[float], None]) -> tuple[Part, list[str]]:
+    """Read the test part; return notes on sounds of it that are learned from as well."""
+    test = read_part(data.test, data.labels, data.spectra, shown)
+    learned = data.train.hashes() | data.validation.hashes()
+    known = sum(hash(test.frames[row].tobytes()) in learned for row in range(len(test.frames)))
+    if not known:
+        return test, []
+    return test, [f"{known} test sounds are in the training file too; the score on them says nothing about other data"]
+
+
+def read_part(
+    sounds: Sequence[Sound], labels: Sequence[str], spectra: Spectra, shown: Callable[[float], None] = lambda done: None
+) -> Part:
+    """Read sounds and turn them into frames.
+
+    Raises:
+        InputError: a file that cannot be read or is too short, or an unknown label.
+    """
+    frames = []
+    for count, (path, _) in enumerate(sounds):
+        shown(count / len(sounds))
+        frames.append(frames_of(path, spectra))
+    shown(1.0)
+    return Part(Frames(frames, spectra.size), numbered(sounds, labels), [sound.path for sound in sounds])
+
+
+def frames_of(path: str | Path, spectra: Spectra) -> Frame:
+    """Return the frames [T, D] of a file of sound, brought to the rate of `spectra`.
+
+    Raises:
+        InputError: no sound, an empty one, or one shorter than a frame.
+    """
+    samples, rate = read_sound(path)
+    needed = -(-spectra.window * rate // spectra.rate)
+    if len(samples) < needed:
+        raise InputError(
+            f"{path} is too short: it has {len(samples)} samples, {1000 * len(samples) / rate:.1f} ms, and must have "
+            f"{needed}, a frame of {spectra.window_ms:g} ms (--window-ms); take it out"
+        )
+    return spectra(resample(samples, rate, spectra.rate))
+
+
+def numbered(sounds: Sequence[Sound], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each sound's label.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    for path, label in sounds:
+        if label not in numbers:
+            shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
+            raise InputError(
+                f"{path}: the label {label!r} is not among those of the training data, {shown}; correct it, or take "
+                "such sounds out"
+            )
+    return np.array([numbers[label] for _, label in sounds], dtype=np.int64)
+
+
+def _sounds(options: ListenOptions, source: str) -> list[Sound]:
+    """Return the labelled sounds of a folder or table, read as the training sounds are."""
+    folder = Path(source).is_dir()
+    # a pattern is for the folders among the files
+    pattern = options.pattern if folder or source == options.train else None
+    return labelled_sounds(source, sound=options.sound, label=options.label, pattern=pattern)
+
+
+def _parted(sounds: list[Sound], options: ListenOptions) -> tuple[list[Sound], list[Sound]]:
+    """Return the sounds that --test-pattern names, and the others."""
+    expression = compiled(options.test_pattern, "--test-pattern")
+    assert expression
+    root = Path(options.train)
+    root = root if root.is_dir() else root.parent
+    found = [bool(expression.search(Path(os.path.relpath(sound.path, root)).as_posix())) for sound in sounds]
+    if all(found) or not any(found):
+        which = "all" if all(found) else "none"
+        raise InputError(
+            f"--test-pattern must fit some of the {len(sounds)} sounds of {options.train} and leave others, got "
+            f"{options.test_pattern!r}, which fits {which}, such as {sounds[0].path.name}"
+        )
+    pairs = list(zip(sounds, found, strict=True))
+    return [sound for sound, test in pairs if test], [sound for sound, test in pairs if not test]
+
+
+def _classes(sounds: Sequence[Sound], options: ListenOptions) -> list[str]:
+    names = {sound.label for sound in sounds}
+    if len(names) < 2:
+        found = f"only {names.pop()!r}" if names else "no sounds"
+        raise InputError(f"{options.train} must have sounds of at least two labels, found {found}{_hint(options)}")
+    if len(names) == len(sounds):
+        raise InputError(
+            f"{options.train} has a label of its own for each of {len(sounds)} sounds; several must share one"
+            f"{_hint(options)}"
+        )
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+def _hint(options: ListenOptions) -> str:
+    if options.pattern is not None:
+        return f"; see the group `label` of --pattern {options.pattern}"
+    if Path(options.train).is_dir():
+        return "; the labels are the names of its sub-folders, or come from the files' names by --pattern"
+    return f"; name the column of the labels by --label, now {options.label!r}"
+
+
+def _rates(sounds: Sequence[Sound], wanted: int | None, progress: Progress) -> dict[int, Path]:
+    """Return the rates of all sounds with a file of each; see that they are one unless one is wanted."""
+    rates: dict[int, Path] = {}
+    for sound in progress.over(sounds, "looking at the sounds"):
+        rates.setdefault(sound_rate(sound.path), sound.path)
+    if wanted is None and len(rates) > 1:
+        shown = ", ".join(f"{rate} in {path}" for rate, path in list(rates.items())[:3])
+        raise InputError(
+            f"the sounds must all have the same number of samples a second, found {shown}; give the one that they are "
+            f"to be brought to, such as --rate {min(rates)}"
+        )
+    return rates
+
+
+def _spectra(options: ListenOptions, rates: dict[int, Path]) -> Spectra:
+    try:
+        return Spectra(
+            options.rate or next(iter(rates)),
+            options.window_ms,
+            options.hop_ms,
+            options.mels,
+            options.features,
+            options.coefficients,
+        )
+    except InputError as error:
+        text = str(error)
+        for name in ("window_ms", "hop_ms", "mels", "coefficients"):
+            text = re.sub(rf"\b{name} (?=must|and)|\b{name}(?= longer)", f"--{name.replace('_', '-')} ", text)
+        raise InputError(re.sub(" +", " ", text)) from None

@@ -1,0 +1,71 @@
+"""The listener's objective, and its predictions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from recur.data.frames import FrameBatch, FrameBatches, Frames
+from recur.models.listener import Listener
+from recur.tasks.listen.augment import Augmentation
+from recur.tasks.training import Objective
+
+Probabilities = NDArray[np.float32]
+
+
+class ListenObjective(Objective):
+    """Cross entropy to learn by, accuracy to choose by.
+
+    Args:
+        model: the listener.
+        augmentation: what is done to the frames in training; None for nothing.
+        louder: see `Augmentation`.
+    """
+
+    monitor = "accuracy"
+
+    def __init__(self, model: Listener, augmentation: Augmentation | None = None, louder: Tensor | None = None) -> None:
+        self.listener, self.model, self.augmentation = model, model, augmentation
+        self.louder = torch.zeros(model.config.input_size) if louder is None else louder
+
+    def measure(self, batch: FrameBatch) -> tuple[Mapping[str, Tensor], int]:
+        """Return the mean loss and accuracy of a batch, and its rows."""
+        frames, lengths = batch.frames, batch.lengths
+        if self.augmentation and self.model.training:
+            frames, lengths = self.augmentation(frames, lengths, self.listener.mean, self.louder)
+        scores = self.model(frames, lengths)
+        right = (scores.argmax(dim=1) == batch.labels).float().mean()
+        return {"loss": F.cross_entropy(scores, batch.labels), "accuracy": right}, len(batch.labels)
+
+    def probe(self, batch: FrameBatch, rows: int) -> tuple[Any, Callable[[Any], Tensor]]:
+        """Return frames and lengths of the first rows, and their cross entropy."""
+        frames, lengths, labels = batch.frames[:rows], batch.lengths[:rows], batch.labels[:rows]
+        return (frames[:, : int(lengths.max())], lengths), lambda scores: F.cross_entropy(scores, labels)
+
+
+@torch.no_grad()
+def probabilities(
+    model: Listener, frames: Frames, batch_size: int = 64, shown: Callable[[float], None] = lambda done: None
+) -> Probabilities:
+    """Return the probability of each class for each sound [n, C], in evaluation mode.
+
+    Args:
+        model: the listener.
+        frames: n sounds.
+        batch_size: sounds at a time.
+        shown: is told which share of the batches is done.
+    """
+    result = np.empty((len(frames), model.config.classes), dtype=np.float32)
+    training = model.training
+    model.eval()
+    batches = FrameBatches(frames, None, batch_size, seed=0, shuffle=False)
+    for done, batch in enumerate(batches, start=1):
+        scores = model(batch.frames, batch.lengths)
+        result[batch.index.numpy()] = scores.double().softmax(dim=1).float().numpy()
+        shown(done / len(batches))
+    model.train(training)
+    return result

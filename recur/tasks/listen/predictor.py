@@ -1,0 +1,173 @@
+"""A trained listener: its answers, its scores on other sounds, and rows to look at its gradients on."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recur.data.frames import FrameBatches, Frames
+from recur.data.sound import Sound, labelled_sounds, listed_sounds
+from recur.data.spectra import Spectra
+from recur.data.tables import fingerprint
+from recur.errors import InputError
+from recur.models.listener import Listener
+from recur.tasks.figures import Scores, score
+from recur.tasks.job import Example, Predictor
+from recur.tasks.job_result import columns, percent
+from recur.tasks.listen.data import frames_of, read_part, validation_sounds
+from recur.tasks.listen.model import ListenObjective, probabilities
+from recur.tasks.listen.options import ListenOptions
+from recur.tasks.options import make_options
+
+LONGEST = 4  # rows whose Jacobians are taken, the longest ones
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a network says of a sound."""
+
+    label: str
+    """The most probable class."""
+    probability: float
+    """Its probability."""
+    probabilities: dict[str, float]
+    """That of every class."""
+
+
+class ListenPredictor(Predictor):
+    """A trained listener.
+
+    Args:
+        folder, config, model: as for every predictor.
+        spectra: from samples to frames.
+        labels: the classes, in the order of their numbers.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], model: Listener, spectra: Spectra, labels: list[str]
+    ) -> None:
+        super().__init__(folder, config, model)
+        self.spectra, self.labels = spectra, labels
+
+    def predict(self, sounds: Iterable[str | Path | np.ndarray[Any, Any]], batch_size: int = 64) -> list[Heard]:
+        """Say which class each sound belongs to.
+
+        Args:
+            sounds: paths of files, which are brought to the rate of the training sounds; or samples [n] at that rate.
+            batch_size: sounds at a time.
+
+        Raises:
+            InputError: `sounds` is a single path, or a file cannot be read or is too short.
+        """
+        if isinstance(sounds, str | os.PathLike):
+            raise InputError("`sounds` must be several sounds, got a single one; put it into a list: [sound]")
+        frames = Frames((self._frames(sound) for sound in sounds), self.spectra.size)
+        answers = []
+        for row in probabilities(self.model, frames, batch_size).tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            answers.append(Heard(self.labels[best], row[best], dict(zip(self.labels, row, strict=True))))
+        return answers
+
+    def items(
+        self, file: str | Path, *, sound: str | None = None, label: str | None = None, pattern: str | None = None
+    ) -> Iterator[str]:
+        """Yield the paths of the sounds in a folder or table; labels are not needed."""
+        return (str(path) for path in listed_sounds(file, sound=sound or str(self.options.get("sound", "path"))))
+
+    def line(self, item: str, answer: Heard) -> str:
+        """Return label, probability and path between tabs."""
+        return f"{answer.label}\t{answer.probability:.4f}\t{item}"
+
+    def json(self, item: str, answer: Heard) -> dict[str, Any]:
+        """Return an answer as JSON."""
+        return {"path": item} | dataclasses.asdict(answer)
+
+    def evaluate(
+        self, path: str | Path, *, sound: str | None = None, label: str | None = None, pattern: str | None = None
+    ) -> Scores:
+        """Score the network on labelled sounds.
+
+        Args:
+            path: a folder or a table.
+            sound: column of the paths; that of the training table by default.
+            label: column of the labels; likewise.
+            pattern: what of the files' names in a folder is the label; that of the training folder by default.
+
+        Raises:
+            InputError: a file cannot be read or has no label, or one that the network does not know.
+        """
+        part = read_part(self._sounds(path, sound, label, pattern), self.labels, self.spectra)
+        scores = score(probabilities(self.model, part.frames, self.options.get("batch_size", 64)), part.labels)
+        return dataclasses.replace(scores, notes=tuple(self.warn_if_learned(path)))
+
+    def shown(self, scores: Scores) -> str:
+        """Return accuracy, F1, loss and the confusion."""
+        low, high = map(percent, scores.interval)
+        counts = [[name, *map(str, row)] for name, row in zip(self.labels, scores.confusion, strict=True)]
+        lines = [
+            f"accuracy  {percent(scores.accuracy)}  (95% interval {low} - {high}, {scores.rows:,} sounds)",
+            f"macro F1  {scores.macro_f1:.4f}",
+            f"loss      {scores.loss:.4f}",
+            "",
+            *(f"note: {note}" for note in scores.notes),
+            columns([["true \\ predicted", *self.labels], *counts]),
+        ]
+        return "\n".join(lines)
+
+    def example(
+        self,
+        file: Path | None,
+        rows: int,
+        *,
+        sound: str | None = None,
+        label: str | None = None,
+        pattern: str | None = None,
+    ) -> Example:
+        """Return sounds at even distances through a folder or table, or through the run's validation part.
+
+        Raises:
+            InputError: a file or label that does not fit, or the run's own file is gone or was changed.
+        """
+        sounds = self._validation() if file is None else self._sounds(file, sound, label, pattern)
+        if not sounds:
+            raise InputError(f"{file} must have at least one sound, got none")
+        chosen = np.unique(np.linspace(0, len(sounds) - 1, min(rows, len(sounds))).astype(np.int64)).tolist()
+        part = read_part([sounds[row] for row in chosen], self.labels, self.spectra)
+        lengths = part.frames.lengths
+        if lengths.max() < 2:
+            raise InputError(f"{file}: one of the {len(lengths)} sounds must have 2 frames or more, got 1 in each")
+        (batch,) = FrameBatches(part.frames, part.labels, len(lengths), seed=0, shuffle=False)
+        order = torch.argsort(batch.lengths, descending=True, stable=True).tolist()
+        longest = [row for row in order[:LONGEST] if batch.lengths[row] >= 2]
+        return Example(*ListenObjective(self.model).probe(batch, len(lengths)), longest)
+
+    def _frames(self, sound: str | Path | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if not isinstance(sound, np.ndarray):
+            return frames_of(sound, self.spectra)
+        if sound.ndim != 1 or len(sound) < self.spectra.window:
+            raise InputError(f"samples must be [n] with n at least {self.spectra.window}, got {list(sound.shape)}")
+        return self.spectra(sound.astype(np.float32))
+
+    def _sounds(self, source: str | Path, sound: str | None, label: str | None, pattern: str | None) -> list[Sound]:
+        if pattern is None and Path(source).is_dir():
+            pattern = self.options.get("pattern")
+        names = {"sound": sound, "label": label}
+        chosen = {name: str(given or self.options.get(name, name)) for name, given in names.items()}
+        return labelled_sounds(source, pattern=pattern, **chosen)
+
+    def _validation(self) -> list[Sound]:
+        """Return the sounds that chose the best epoch."""
+        name = "validation" if self.options.get("validation") else "train"
+        source = str(self.options.get(name, ""))
+        known = self.config.get("data", {}).get(name, {})
+        if not Path(source).exists() or fingerprint(source)["sha256"] != known.get("sha256"):
+            kind = "validation" if name == "validation" else "training"
+            raise InputError(
+                f"the run's {kind} sounds, {source}, are not there, or were changed; give sounds with --data"
+            )
+        return validation_sounds(make_options(ListenOptions, self.options, str(self.folder / "config.json")))
