@@ -71,6 +71,7 @@ def labelled_sounds(
     """
     source = Path(source)
     if not source.is_dir():
+        check_file(source)
         if pattern is not None:
             raise InputError(f"--pattern is for folders; {source} is a table, which names the labels itself")
         return list(_of_table(source, sound, label))

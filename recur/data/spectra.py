@@ -123,7 +123,7 @@ def mel_edges(mels: int, rate: int) -> Tensor:
     Source: mel = 2595 log10(1 + f / 700); Young et al., The HTK Book 3.4, equation 5.13.
 
     >>> mel_edges(1, 8000).round().tolist()
-    [0.0, 1072.0, 4000.0]
+    [0.0, 1114.0, 4000.0]
     """
     top = 2595 * math.log10(1 + rate / 2 / 700)
     return 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)

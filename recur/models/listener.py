@@ -127,8 +127,8 @@ def deltas(frames: Tensor, lengths: Tensor, reach: int = 2) -> Tensor:
 
     Source: Young et al., The HTK Book 3.4, equation 5.16.
 
-    >>> deltas(torch.arange(5.0)[None, :, None], torch.tensor([5]))[0, :, 0].tolist()
-    [0.5, 0.800000011920929, 1.0, 0.800000011920929, 0.5]
+    >>> deltas(torch.arange(5.0)[None, :, None], torch.tensor([5]))[0, :, 0]
+    tensor([0.5000, 0.8000, 1.0000, 0.8000, 0.5000])
     """
     steps = torch.arange(frames.shape[1], device=frames.device)
     last = (lengths.to(frames.device) - 1).clamp(min=0)[:, None]
