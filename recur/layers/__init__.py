@@ -6,7 +6,6 @@ from recur.cells.cell import Cell
 from recur.layers.checkpoint import checkpoint_plan
 from recur.layers.convert import convert, from_keras, to_keras
 from recur.layers.info import BackendInfo, backend_info
-from recur.layers.linear import Linear
 from recur.layers.plan import CheckpointPlan
 from recur.layers.recurrent import Output, Recurrent
 from recur.layers.replace import replace
@@ -49,7 +48,6 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "LastOutput",
-    "Linear",
     "Output",
     "OutputMap",
     "RNNCell",

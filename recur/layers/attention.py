@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from recur.errors import InputError, nearest
-from recur.layers.linear import Linear
 
 ATTENTIONS = ["additive", "multiplicative", "dot"]
 
@@ -86,8 +85,8 @@ class Attention(nn.Module):
             raise InputError(f"`size` must be left out for kind {kind!r}, got {size}")
         self.kind, self.query_size, self.key_size = kind, query_size, key_size
         width = size or query_size
-        self.key = None if kind == "dot" else Linear(key_size, width, bias=kind == "additive")
-        self.query = Linear(query_size, width, bias=False) if kind == "additive" else None
+        self.key = None if kind == "dot" else nn.Linear(key_size, width, bias=kind == "additive")
+        self.query = nn.Linear(query_size, width, bias=False) if kind == "additive" else None
         self.score = nn.Linear(width, 1, bias=False) if kind == "additive" else None
 
     def memory(self, values: Tensor, lengths: Tensor | None = None) -> Memory:

@@ -14,7 +14,6 @@ from recur.errors import InputError, nearest
 from recur.layers.attention import ATTENTIONS, Attention, Memory
 from recur.layers.call import run
 from recur.layers.embedding import TokenEmbedding
-from recur.layers.linear import Linear
 from recur.layers.recurrent import Recurrent
 from recur.layers.torch_nn import GRU, LSTM, RNN
 from recur.remedies import Remedies
@@ -158,9 +157,9 @@ class Decoder(nn.Module):
         self.attention = Attention(config.hidden_size, memory_size, config.attention) if attends else None
         width = config.hidden_size + (memory_size if attends else 0)
         combines = attends or width != config.readout_size
-        self.combine = Linear(width, config.readout_size, bias=False) if combines else None
+        self.combine = nn.Linear(width, config.readout_size, bias=False) if combines else None
         self.dropout = nn.Dropout(config.dropout)
-        self.scores = Linear(config.readout_size, config.vocabulary_size)
+        self.scores = nn.Linear(config.readout_size, config.vocabulary_size)
         if config.tied and self.embedding is not None and self.embedding.word is not None:
             self.scores.weight = self.embedding.word.weight
 

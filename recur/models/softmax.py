@@ -1,12 +1,14 @@
 """Cross entropy over a large vocabulary, without ever holding the scores of all positions."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from recur.layers.linear import product
+from recur.compiler.target import NotCompilable, host
 
 # so many scores at a time: they stay in a processor's cache, and memory does not grow with the window
 SCORES = 1 << 21
@@ -75,7 +77,9 @@ class _Part:
     """The scores of some positions: their softmax, and the losses."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> None:
-        scores = product(hidden, weight, bias)
+        # all but the last part
+        self.whole = len(hidden) == _rows(len(weight))
+        scores = _product(self.whole, hidden, weight, bias)
         self.targets, self.smoothing = targets[:, None], smoothing
         self.wanted, self.most = scores.gather(1, self.targets)[:, 0], scores.amax(1)
         self.mean = scores.mean(1) if smoothing else self.wanted
@@ -115,8 +119,8 @@ class _Softmax(torch.autograd.Function):
             part = _Part(hidden[place], weight, bias, targets[place], smoothing)
             sums.append(part.sums())
             gradient = part.gradient()
-            to_hidden[place] = product(gradient, weight.t())
-            to_weight += product(hidden[place].t() / count, gradient.t())
+            to_hidden[place] = _product(part.whole, gradient, weight.t())
+            to_weight += _product(part.whole, hidden[place].t() / count, gradient.t())
             to_bias += gradient.sum(0)
         ctx.save_for_backward(to_hidden / count, to_weight.t(), to_bias / count)
         means = _means(sums, count, hidden)
@@ -136,6 +140,35 @@ def _means(sums: list[tuple[Tensor, Tensor, Tensor]], count: int, like: Tensor) 
     return tuple(value.clone() for value in total / count)
 
 
+def _product(whole: bool, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x [N, D] times weight [V, D] transposed, plus bias [V]; any of them may be a transposed view.
+
+    torch multiplies float32 with MKL, which on processors of AMD takes twice as long as oneDNN, which torch has too.
+    But oneDNN keeps more than twice the weight for each shape that it has met, so that only whole parts go there.
+    """
+    if whole and x.dtype == weight.dtype == torch.float32 and x.is_cpu and _slow_blas():
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return result
+    return F.linear(x, weight, bias)
+
+
+@lru_cache(maxsize=1)
+def _slow_blas() -> bool:
+    """Whether torch's matrix products are MKL's on a processor of AMD, and oneDNN is there."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return False
+    try:
+        # what torch.compile turns a linear map into
+        return host().cpu.startswith(("znver", "bdver", "btver")) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    except NotCompilable:
+        return False
+
+
 def _parts(rows: int, columns: int) -> list[slice]:
-    step = max(1, SCORES // columns)
+    step = _rows(columns)
     return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def _rows(columns: int) -> int:
+    """Return how many rows of scores a whole part has."""
+    return max(1, SCORES // columns)
