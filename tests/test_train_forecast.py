@@ -184,6 +184,18 @@ def test_parts_lie_one_behind_the_other_in_time(tmp_path: Path):
     assert history.scaler.means[0] == pytest.approx(values.mean(axis=0), rel=1e-6)
 
 
+def test_windows_that_are_left_out_keep_all_phases(tmp_path: Path):
+    days = [str(np.datetime64("2021-03-01") + day) for day in range(60)]
+    columns = {"day": days * 7, "shop": [f"s{i}" for i in range(7) for _ in days], "a": list(range(420))}
+    data = table(tmp_path / "shops.csv", columns)
+    history = read_history(options(tmp_path, train=data, series="shop"))
+    whole, some = history.origins("train"), history.origins("train", 7)
+    assert len(some) == pytest.approx(len(whole) / 7, abs=7)
+    assert set(history.panel.ticks[some] // 86400 % 7) == set(range(7))
+    alone = options(tmp_path, stride=24)
+    assert any("multiple of the season of 24 steps" in note for note in read_history(alone).notes)
+
+
 def test_files_go_on_in_time(tmp_path: Path):
     whole = waves(160)
     files = {
@@ -357,10 +369,13 @@ def test_a_walk_without_aim_is_called_a_copy_and_a_wave_is_not():
 def test_a_network_on_a_random_walk_says_that_it_is_of_no_use(tmp_path: Path):
     values = np.cumsum(np.random.default_rng(2).standard_normal(400)).round(3).tolist()
     data = table(tmp_path / "walk.csv", {"t": list(range(400)), "price": values})
-    folder = run(tmp_path, train=data, horizon=1, window=12, epochs=3)
+    asked = ["--horizon", "1", "--window", "12", "--epochs", "3", "--threads", "1", "--hidden-size", "6"]
+    folder = tmp_path / "run"
+    assert main(["train", "forecast", "--train", str(data), "--out", str(folder), *asked]) == 0
     found = metrics(folder)
+    assert "a naive forecast" in (folder / "report.html").read_text()
     assert found["test"]["copies"] or not found["test"]["beats_naive"]
-    assert any("naive forecast" in note or "copy of the last value" in note for note in found["notes"])
+    assert any("naive forecast:" in note or "copy of the last value" in note for note in found["notes"])
 
 
 def test_it_is_carried_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -432,6 +447,7 @@ def test_losses_of_quantiles_and_distributions_are_least_where_they_should_be():
         ({"split": (150, 30, 20)}, "needs 200 times, .* has 160"),
         ({"quantiles": (0.9, 0.1)}, "--quantiles must be several that rise between 0 and 1, 0.5 among them"),
         ({"form": "recursive", "quantiles": (0.1, 0.5, 0.9)}, "--quantiles needs --distribution with it"),
+        ({"calendar": ("weekdy",)}, "--calendar must be of auto, hour, .* got 'weekdy'"),
         ({"segment": 3}, "--segment must divide --window 8, got 3"),
         ({"horizon": 60}, "the train part must have room|the validation part must have room"),
         ({"window": 150}, "the train part must have room for a forecast"),

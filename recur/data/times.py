@@ -14,7 +14,6 @@ Ticks = NDArray[np.int64]
 Unit = Literal["number", "second", "month"]
 
 HOUR, DAY = 3600, 86400
-CALENDAR = ("hour", "weekday", "monthday", "yearday", "month")
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 # thinnest steps at which a part of the calendar says something, in seconds
 _FINER = {"hour": DAY, "weekday": 7 * DAY, "monthday": 28 * DAY, "yearday": 180 * DAY, "month": 360 * DAY}

@@ -87,7 +87,8 @@ def origins(data: Prepared, shape: Shape, first: NDArray[np.bool_], last: NDArra
         shape: how windows are cut.
         first: where the first step of a horizon may lie, bool [N].
         last: where its last step may lie, bool [N].
-        every: take each so-many-th of a series.
+        every: take each so-many-th of a series; series begin one later than the one before, so that together they
+            have all phases of a season.
     """
     rows = np.arange(len(data.values))
     if len(rows) <= shape.horizon:
@@ -102,7 +103,7 @@ def origins(data: Prepared, shape: Shape, first: NDArray[np.bool_], last: NDArra
         owners = data.owners[rows]
         starts = np.flatnonzero(np.append(True, np.diff(owners) > 0))
         place = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-        rows = rows[place % every == 0]
+        rows = rows[(place + owners) % every == 0]
     return rows
 
 

@@ -160,7 +160,7 @@ def read_history(options: ForecastOptions) -> History:
         flags=bool(prepared.missing[learned].any()),
     )
     history = History(panel, columns, calendar, targets, cuts, scaler, prepared, shape, season, list(panel.notes))
-    history.notes.extend(_data_notes(history))
+    history.notes.extend(_data_notes(history, options))
     _check_parts(history, options)
     return history
 
@@ -247,9 +247,15 @@ def _check_parts(history: History, options: ForecastOptions) -> None:
         )
 
 
-def _data_notes(history: History) -> list[str]:
+def _data_notes(history: History, options: ForecastOptions) -> list[str]:
     prepared, panel = history.prepared, history.panel
     notes = []
+    stride = options.stride
+    if stride > 1 and stride % history.season == 0 and history.season > 1 and len(panel) == 1:
+        notes.append(
+            f"--stride {stride} is a multiple of the season of {history.season} steps: all windows begin in the same "
+            f"phase of it; --stride {stride - 1} has them all"
+        )
     if share := float(prepared.missing[:, : history.targets].mean()):
         notes.append(
             f"{share:.1%} of the values are missing: as input the last one before is carried on and marked, as "

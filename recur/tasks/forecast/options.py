@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from recur.errors import InputError
+from recur.errors import InputError, nearest
 from recur.tasks.options import RunOptions, require
 
-Calendar = Literal["auto", "hour", "weekday", "monthday", "yearday", "month"]
+# those of recur.data.times, which the command line has no use for
+CALENDAR = ("auto", "hour", "weekday", "monthday", "yearday", "month")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class ForecastOptions(RunOptions):
     """Column that names the series where the rows of many stand in one table; none where all rows are of one."""
     known: tuple[str, ...] = ()
     """Columns of numbers that are known in advance, such as prices."""
-    calendar: tuple[Calendar, ...] = ()
+    calendar: tuple[str, ...] = ()
     """What of a date is known in advance: hour, weekday, monthday, yearday, month; auto chooses by the step."""
     static: tuple[str, ...] = ()
     """Columns of numbers or names that are the same in all rows of a series."""
@@ -117,5 +118,9 @@ class ForecastOptions(RunOptions):
             raise InputError(f"--segment goes with --form segments, got --form {self.form}")
         if self.segment and self.window and self.window % self.segment:
             raise InputError(f"--segment must divide --window {self.window}, got {self.segment}")
+        for name in self.calendar:
+            if name not in CALENDAR:
+                hint = nearest(name, list(CALENDAR))
+                raise InputError(f"--calendar must be of {', '.join(CALENDAR)}, got {name!r}{hint}")
         if len(self.calendar) > 1 and "auto" in self.calendar:
             raise InputError("--calendar auto chooses by itself; leave the others out")

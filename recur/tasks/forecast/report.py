@@ -7,7 +7,7 @@ import numpy as np
 
 from recur.report import Band, Block, LineChart, Note, Section, Series, Table
 from recur.tasks.forecast.data import History
-from recur.tasks.forecast.scores import Errors, Scores, Shown
+from recur.tasks.forecast.scores import Errors, Scores, Shown, show
 from recur.tasks.job import Result, TaskReport
 
 MOST_POINTS = 100
@@ -27,16 +27,19 @@ def report(result: Result[History]) -> TaskReport:
     best, history = result.best, result.data
     scores: Scores = best.test
     shape, clock = history.shape, history.panel.clock
-    beaten = (
-        "It beats the naive forecasts"
-        if scores.beats_naive
-        else "It does not beat the naive forecast, and is of no use as it is"
-    )
+    if scores.beats_naive and scores.clearly:
+        beaten = "It beats the naive forecasts"
+    elif scores.beats_naive:
+        beaten = "It is not clearly better than a naive forecast"
+    else:
+        beaten = "It does not beat a naive forecast, and is of no use as it is"
+    if scores.copies:
+        beaten += ", and its next step is a copy of the last value"
     side = "below" if scores.skill > 0 else "above"
     rest = f": its squared error is {abs(scores.skill):.1%} {side} that of the last value."
     return TaskReport(
         lead=f"{best.trained.name} foretells {shape.horizon} steps of {clock.step_text} from {shape.window}, with a "
-        f"mean squared error of {scores.mse:.4f} of scaled values. {beaten}{rest}",
+        f"mean squared error of {show(scores.mse)} of scaled values. {beaten}{rest}",
         sections=[
             Section(
                 "Forecasts", _forecasts_text(result), [_forecast(shown, shape.horizon) for shown in result.extra.shown]

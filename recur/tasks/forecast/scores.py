@@ -163,6 +163,8 @@ class Scores:
     """95% interval of the MSE of the naive forecast minus that of the network; None of few origins."""
     beats_naive: bool
     """Whether it is better than both naive forecasts."""
+    clearly: bool
+    """Whether that holds for the whole interval, where there is one."""
     copies: bool
     """Whether the forecast of one step is a copy of the last value."""
     coverage: Coverage | None
@@ -199,7 +201,8 @@ def score(errors: Errors, naive: dict[str, Errors], scale: Scale) -> Scores:
         scale: what errors are reckoned by.
     """
     simple, copied = naive["naive"], copies(errors)
-    notes = [*_naive_notes(errors, naive), *([copied] if copied else [])]
+    unclear = _naive_notes(errors, naive)
+    notes = [*unclear, *([copied] if copied else [])]
     coverage = None
     if scale.levels and errors.inside[1].sum():
         nominal = scale.levels[-1] - scale.levels[0]
@@ -220,6 +223,7 @@ def score(errors: Errors, naive: dict[str, Errors], scale: Scale) -> Scores:
         skill=1 - errors.mse / simple.mse if simple.mse else 0.0,
         gain=errors.interval(simple),
         beats_naive=all(errors.mse < other.mse for other in naive.values()),
+        clearly=not unclear,
         copies=copied is not None,
         coverage=coverage,
         columns={name: _column(errors, number, scale) for number, name in enumerate(scale.columns)},
@@ -251,16 +255,20 @@ def copies(errors: Errors) -> str | None:
 
 
 def _naive_notes(errors: Errors, naive: dict[str, Errors]) -> list[str]:
-    notes = []
-    for name, other in naive.items():
-        if errors.mse >= other.mse:
-            notes.append(f"the network does not beat the {name} forecast: MSE {errors.mse:.4f} against {other.mse:.4f}")
-        elif (gain := errors.interval(other)) is not None and gain[0] <= 0:
-            notes.append(
-                f"the network is not clearly better than the {name} forecast: MSE {errors.mse:.4f} against "
-                f"{other.mse:.4f}, a difference whose 95% interval is {gain[0]:.4f} to {gain[1]:.4f}"
-            )
-    return notes
+    name, other = min(naive.items(), key=lambda pair: pair[1].mse)
+    reached = f"MSE {show(errors.mse)} against {show(other.mse)}"
+    if errors.mse >= other.mse:
+        return [f"the network does not beat the {name} forecast: {reached}"]
+    gain = errors.interval(other)
+    if gain is None or gain[0] > 0:
+        return []
+    around = f"a difference whose 95% interval is {gain[0]:.2g} to {gain[1]:.2g}"
+    return [f"the network is not clearly better than the {name} forecast: {reached}, {around}"]
+
+
+def show(value: float) -> str:
+    """Return an error as text, with four decimals or, of a small one, four digits."""
+    return f"{value:.4f}" if value >= 0.1 else f"{value:.4g}"
 
 
 def _column(errors: Errors, number: int, scale: Scale) -> Column:

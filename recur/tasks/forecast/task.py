@@ -14,7 +14,7 @@ from recur.tasks.forecast.model import ForecastObjective
 from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.forecast.predictor import ForecastPredictor
 from recur.tasks.forecast.report import Drawn, report
-from recur.tasks.forecast.scores import score
+from recur.tasks.forecast.scores import score, show
 from recur.tasks.forecast.scoring import network_errors, pictures, scale_of, simple_errors
 from recur.tasks.job import Baseline, Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.progress import Progress
@@ -27,7 +27,7 @@ class Forecast(Task[ForecastOptions, History]):
 
     name = "forecast"
     options = ForecastOptions
-    figure = Figure("mse", lambda value: f"{value:.4f}", rising=False, unit="windows")
+    figure = Figure("mse", show, rising=False, unit="windows")
 
     def read(self, options: ForecastOptions, progress: Progress) -> History:
         """Read the tables, cut them in time, and scale them by what lies before the first cut."""
