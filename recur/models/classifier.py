@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recur.errors import InputError, nearest
+from recur.errors import InputError
 from recur.layers.embedding import KINDS, TokenEmbedding
 from recur.layers.evidence import Evidence
 from recur.layers.pooling import POOLINGS, pool, pooled_size
-from recur.remedies import Remedies
+from recur.models.config import Config
 from recur.stream import as_rows
 
 # brings log-odds to about the size of the word vectors
@@ -19,7 +19,7 @@ EVIDENCE_SCALE = 0.3
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(Remedies):
+class ClassifierConfig(Config):
     """All that a `Classifier` is built from; `dataclasses.asdict` and `ClassifierConfig(**...)` are its JSON form.
 
     Raises:
@@ -64,19 +64,10 @@ class ClassifierConfig(Remedies):
     def __post_init__(self) -> None:
         least = {"vocabulary_size": 2, "classes": 2, "layers": 1, "hidden_size": 1, "embedding_size": 1, "ngrams": 1}
         least |= {"ngram_buckets": 1, "evidence": 0, "evidence_buckets": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
-        for name in ("word_dropout", "embedding_dropout", "dropout"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
-        for name, choices in (("embedding", KINDS), ("pooling", POOLINGS)):
-            value = getattr(self, name)
-            if value not in choices:
-                hint = nearest(str(value), choices)
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        self.require_whole(**least)
+        self.require_shares("word_dropout", "embedding_dropout", "dropout")
+        self.require_choice("embedding", KINDS)
+        self.require_choice("pooling", POOLINGS)
         self.check_remedies(self.layers)
         if self.embedding == "one-hot" and (self.ngrams > 1 or self.freeze_embedding):
             what = "ngrams > 1" if self.ngrams > 1 else "freeze_embedding"

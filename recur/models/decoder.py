@@ -16,7 +16,7 @@ from recur.layers.call import run
 from recur.layers.embedding import TokenEmbedding
 from recur.layers.recurrent import Recurrent
 from recur.layers.torch_nn import GRU, LSTM, RNN
-from recur.remedies import Remedies
+from recur.models.config import Config
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 OUTPUTS = ["tokens", "numbers"]
@@ -24,7 +24,7 @@ SCHEDULES = ["linear", "exponential", "inverse-sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig(Remedies):
+class DecoderConfig(Config):
     """All that a `Decoder` is built from.
 
     Raises:
@@ -57,31 +57,14 @@ class DecoderConfig(Remedies):
     def __post_init__(self) -> None:
         self.require_choice("outputs", OUTPUTS)
         least = {"vocabulary_size": 4 if self.outputs == "tokens" else 1, "layers": 1, "hidden_size": 1}
-        for name, low in (least | {"embedding_size": 1}).items():
-            self.require_whole(name, low)
-        for name in ("embedding_dropout", "dropout"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
+        self.require_whole(**least, embedding_size=1)
+        self.require_shares("embedding_dropout", "dropout")
         self.require_choice("attention", [*ATTENTIONS, "none"])
         if self.input_feeding and self.attention == "none":
             raise InputError("input_feeding needs attention, got attention 'none'; choose one of both")
         if self.tied and self.outputs == "numbers":
             raise InputError("tied needs tokens, which have vectors, got outputs 'numbers'; leave it out")
         self.check_remedies(self.layers)
-
-    def require_choice(self, name: str, choices: list[str]) -> None:
-        """Raise InputError where a field is none of the choices."""
-        value = getattr(self, name)
-        if value not in choices:
-            hint = nearest(str(value), choices)
-            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
-
-    def require_whole(self, name: str, low: int) -> None:
-        """Raise InputError where a field is no whole number from `low` up."""
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
 
     @property
     def readout_size(self) -> int:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from recur.errors import InputError, nearest
-from recur.remedies import Remedies
+from recur.errors import InputError
+from recur.models.config import Config
 
 FORMS = ["segments", "direct", "recursive"]
 NORMALISATIONS = ["none", "last", "window"]
@@ -22,7 +22,7 @@ LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
-class ForecasterConfig(Remedies):
+class ForecasterConfig(Config):
     """All that a `Forecaster` is built from; `dataclasses.asdict` and `ForecasterConfig(**...)` are its JSON form.
 
     Raises:
@@ -70,15 +70,11 @@ class ForecasterConfig(Remedies):
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantiles", tuple(self.quantiles))
         least = {"window": 1, "horizon": 1, "values": 1, "targets": 1, "known": 0, "static": 0, "channels": 0}
-        for name, low in (least | {"segment": 1, "layers": 1, "hidden_size": 1}).items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
+        self.require_whole(**least, segment=1, layers=1, hidden_size=1)
         choices = (("form", FORMS), ("normalise", NORMALISATIONS), ("loss", LOSSES))
         for name, known in (*choices, ("distribution", DISTRIBUTIONS)):
-            value = getattr(self, name)
-            if value not in known and not (name == "distribution" and value is None):
-                raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+            if name != "distribution" or self.distribution is not None:
+                self.require_choice(name, known)
         if self.targets > self.values:
             raise InputError(f"targets must be at most values, {self.values}, got {self.targets}")
         if self.form == "segments" and self.window % self.segment:
@@ -88,8 +84,7 @@ class ForecasterConfig(Remedies):
         if self.form == "recursive" and self.quantiles and not self.distribution:
             raise InputError("form 'recursive' draws paths and needs a distribution for quantiles")
         check_quantiles(self.quantiles)
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be from 0 up to, not including, 1, got {self.dropout!r}")
+        self.require_shares("dropout")
         self.check_remedies(self.layers)
 
     @property

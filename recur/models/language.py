@@ -11,8 +11,8 @@ from torch.utils._pytree import _register_namedtuple
 
 from recur.errors import InputError
 from recur.layers.embedding import TokenEmbedding
+from recur.models.config import Config
 from recur.models.softmax import softmax_loss, token_losses
-from recur.remedies import Remedies
 from recur.stream import as_rows
 
 # layers' states, each as the layer takes it
@@ -20,7 +20,7 @@ Carried = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class LanguageConfig(Remedies):
+class LanguageConfig(Config):
     """All that a `LanguageModel` is built from; `dataclasses.asdict` and `LanguageConfig(**...)` are its JSON form.
 
     Raises:
@@ -49,16 +49,10 @@ class LanguageConfig(Remedies):
     """Share of the last layer's outputs zeroed before the scores, in training, all along a window."""
 
     def __post_init__(self) -> None:
-        for name, low in (("vocabulary_size", 3), ("layers", 1), ("hidden_size", 1), ("embedding_size", 1)):
-            value = getattr(self, name)
-            if value is None and name == "embedding_size":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
-        for name in ("word_dropout", "embedding_dropout", "dropout", "output_dropout"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
+        self.require_whole(vocabulary_size=3, layers=1, hidden_size=1)
+        if self.embedding_size is not None:
+            self.require_whole(embedding_size=1)
+        self.require_shares("word_dropout", "embedding_dropout", "dropout", "output_dropout")
         self.check_remedies(self.layers)
 
 

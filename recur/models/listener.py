@@ -5,16 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recur.errors import InputError, nearest
 from recur.layers.pooling import POOLINGS, pool, pooled_size
-from recur.remedies import Remedies
+from recur.models.config import Config
 
 # no feature is stretched without end where it hardly varies
 LEAST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True)
-class ListenerConfig(Remedies):
+class ListenerConfig(Config):
     """All that a `Listener` is built from; `dataclasses.asdict` and `ListenerConfig(**...)` are its JSON form.
 
     Raises:
@@ -41,15 +40,9 @@ class ListenerConfig(Remedies):
     """Share of the outputs zeroed in training after every layer, before the scores too."""
 
     def __post_init__(self) -> None:
-        for name, low in {"input_size": 1, "classes": 2, "layers": 1, "hidden_size": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be from 0 up to, not including, 1, got {self.dropout!r}")
-        if self.pooling not in POOLINGS:
-            hint = nearest(str(self.pooling), POOLINGS)
-            raise InputError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}{hint}")
+        self.require_whole(input_size=1, classes=2, layers=1, hidden_size=1)
+        self.require_shares("dropout")
+        self.require_choice("pooling", POOLINGS)
         self.check_remedies(self.layers)
 
     @property

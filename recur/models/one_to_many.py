@@ -30,7 +30,7 @@ class OneToManyConfig(DecoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("input_size", 1)
+        self.require_whole(input_size=1)
         self.require_choice("mode", MODES)
         if self.attention != "none":
             raise InputError(f"attention must be 'none' to go from one vector, got {self.attention!r}")

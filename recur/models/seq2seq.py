@@ -30,7 +30,7 @@ class EncoderDecoderConfig(DecoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("source_vocabulary_size", 2)
+        self.require_whole(source_vocabulary_size=2)
         if self.shared and self.source_vocabulary_size != self.vocabulary_size:
             raise InputError(
                 f"source_vocabulary_size must be vocabulary_size = {self.vocabulary_size} for shared vectors, "

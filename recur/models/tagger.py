@@ -7,18 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recur.errors import InputError
 from recur.layers import make
 from recur.layers.crf import CRF
 from recur.layers.embedding import TokenEmbedding
 from recur.layers.pooling import pool
-from recur.remedies import Remedies
+from recur.models.config import Config
 
 UNKNOWN = 1
 
 
 @dataclass(frozen=True)
-class TaggerConfig(Remedies):
+class TaggerConfig(Config):
     """All that a `Tagger` is built from; `dataclasses.asdict` and `TaggerConfig(**...)` are its JSON form.
 
     Raises:
@@ -59,14 +58,8 @@ class TaggerConfig(Remedies):
     def __post_init__(self) -> None:
         least = {"vocabulary_size": 2, "tags": 2, "characters": 0, "layers": 1, "hidden_size": 1}
         least |= {"embedding_size": 1, "character_size": 1, "character_hidden": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} must be a whole number from {low} up, got {value!r}")
-        for name in ("word_dropout", "embedding_dropout", "dropout"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InputError(f"{name} must be from 0 up to, not including, 1, got {value!r}")
+        self.require_whole(**least)
+        self.require_shares("word_dropout", "embedding_dropout", "dropout")
         self.check_remedies(self.layers)
 
     @property

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,9 @@ from recur.tasks.classify.data import Encoder, LabelledFile, Rows, read_labelled
 from recur.tasks.classify.model import ClassifyObjective, probabilities
 from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor
-from recur.tasks.job_result import columns, percent
+from recur.tasks.labels import Prediction, predictions, scores_text
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of a text."""
-
-    label: str
-    """The most probable class."""
-    probability: float
-    """Its probability."""
-    probabilities: dict[str, float]
-    """That of every class."""
 
 
 class ClassifyPredictor(Predictor):
@@ -61,11 +48,7 @@ class ClassifyPredictor(Predictor):
         if isinstance(texts, str):
             raise InputError("`texts` must be several texts, got a single one; put it into a list: [text]")
         guesses = probabilities(self.model, self.encoder(texts), batch_size)
-        predictions = []
-        for row in guesses.tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            predictions.append(Prediction(self.labels[best], row[best], dict(zip(self.labels, row, strict=True))))
-        return predictions
+        return list(predictions(self.labels, guesses))
 
     def items(
         self, file: str | Path, *, text: str | None = None, label: str | None = None, skip_bad_rows: bool = False
@@ -99,17 +82,7 @@ class ClassifyPredictor(Predictor):
 
     def shown(self, scores: Scores) -> str:
         """Return accuracy, F1, loss and the confusion."""
-        low, high = map(percent, scores.interval)
-        counts = [[name, *map(str, row)] for name, row in zip(self.labels, scores.confusion, strict=True)]
-        lines = [
-            f"accuracy  {percent(scores.accuracy)}  (95% interval {low} - {high}, {scores.rows:,} texts)",
-            f"macro F1  {scores.macro_f1:.4f}",
-            f"loss      {scores.loss:.4f}",
-            "",
-            *(f"note: {note}" for note in scores.notes),
-            columns([["true \\ predicted", *self.labels], *counts]),
-        ]
-        return "\n".join(lines)
+        return scores_text(self.labels, scores, "texts")
 
     def example(
         self,

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from recur.data.sequences import Sequences
-from recur.report import Block, Confusion, Mistake, Mistakes, Section, Table
+from recur.report import Block, Mistake, Mistakes, Section, Table
 from recur.tasks.classify.baselines import Part
 from recur.tasks.classify.data import Corpus
 from recur.tasks.job import Result, TaskReport
 from recur.tasks.job_result import percent
+from recur.tasks.labels import confusion_block, surest_mistakes
 
 WORST = 30
-MOST_CLASSES = 30
 
 
 class Drawn(NamedTuple):
@@ -34,7 +34,11 @@ def report(result: Result[Corpus]) -> TaskReport:
         lead=f"{best.trained.name} puts {percent(best.test.accuracy)} of {result.rows['test']:,} test texts into the "
         f"right one of {len(corpus.labels)} classes.",
         sections=[
-            Section("Confusion", f"Of {best.trained.name}, on the test part.", [_confusion(result)]),
+            Section(
+                "Confusion",
+                f"Of {best.trained.name}, on the test part.",
+                [confusion_block(corpus.labels, best.test.confusion, "texts")],
+            ),
             Section("Worst mistakes", "Wrong answers that were given with the most confidence.", [_mistakes(result)]),
         ],
         data=[_data_table(result), *_growth(result)],
@@ -43,23 +47,11 @@ def report(result: Result[Corpus]) -> TaskReport:
     )
 
 
-def _confusion(result: Result[Corpus]) -> Block:
-    labels, counts = result.data.labels, np.array(result.best.test.confusion)
-    if len(labels) <= MOST_CLASSES:
-        return Confusion(labels, counts.tolist())
-    errors = counts.copy()
-    np.fill_diagonal(errors, 0)
-    order = np.argsort(-errors, axis=None, kind="stable")[:MOST_CLASSES]
-    pairs = [np.unravel_index(i, errors.shape) for i in order if errors.flat[i]]
-    rows: list[list[str | float | int]] = [[labels[t], labels[p], int(errors[t, p])] for t, p in pairs]
-    return Table("Most frequent mix-ups", ["true", "predicted", "texts"], rows)
-
-
 def _mistakes(result: Result[Corpus]) -> Block:
     labels, truth, guesses = result.data.labels, result.extra.test.labels, result.best.shown
     predicted = guesses.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    worst = wrong[np.argsort(-guesses[wrong, predicted[wrong]], kind="stable")][:WORST]
+    wrong = surest_mistakes(guesses, truth)
+    worst = wrong[:WORST]
     wanted = set(worst.tolist())
     texts = {i: text for i, text in enumerate(result.data.test_file.texts()) if i in wanted} if wanted else {}
     items = [

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,13 @@ from recur.errors import InputError
 from recur.models.listener import Listener
 from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor
-from recur.tasks.job_result import columns, percent
+from recur.tasks.labels import Prediction, predictions, scores_text
 from recur.tasks.listen.data import frames_of, read_part, validation_sounds
 from recur.tasks.listen.model import ListenObjective, probabilities
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.options import make_options
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a network says of a sound."""
-
-    label: str
-    """The most probable class."""
-    probability: float
-    """Its probability."""
-    probabilities: dict[str, float]
-    """That of every class."""
 
 
 class ListenPredictor(Predictor):
@@ -54,7 +41,7 @@ class ListenPredictor(Predictor):
         super().__init__(folder, config, model)
         self.spectra, self.labels = spectra, labels
 
-    def predict(self, sounds: Iterable[str | Path | np.ndarray[Any, Any]], batch_size: int = 64) -> list[Heard]:
+    def predict(self, sounds: Iterable[str | Path | np.ndarray[Any, Any]], batch_size: int = 64) -> list[Prediction]:
         """Say which class each sound belongs to.
 
         Args:
@@ -67,11 +54,7 @@ class ListenPredictor(Predictor):
         if isinstance(sounds, str | os.PathLike):
             raise InputError("`sounds` must be several sounds, got a single one; put it into a list: [sound]")
         frames = Frames((self._frames(sound) for sound in sounds), self.spectra.size)
-        answers = []
-        for row in probabilities(self.model, frames, batch_size).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            answers.append(Heard(self.labels[best], row[best], dict(zip(self.labels, row, strict=True))))
-        return answers
+        return list(predictions(self.labels, probabilities(self.model, frames, batch_size)))
 
     def items(
         self, file: str | Path, *, sound: str | None = None, label: str | None = None, pattern: str | None = None
@@ -79,11 +62,11 @@ class ListenPredictor(Predictor):
         """Yield the paths of the sounds in a folder or table; labels are not needed."""
         return (str(path) for path in listed_sounds(file, sound=sound or str(self.options.get("sound", "path"))))
 
-    def line(self, item: str, answer: Heard) -> str:
+    def line(self, item: str, answer: Prediction) -> str:
         """Return label, probability and path between tabs."""
         return f"{answer.label}\t{answer.probability:.4f}\t{item}"
 
-    def json(self, item: str, answer: Heard) -> dict[str, Any]:
+    def json(self, item: str, answer: Prediction) -> dict[str, Any]:
         """Return an answer as JSON."""
         return {"path": item} | dataclasses.asdict(answer)
 
@@ -107,17 +90,7 @@ class ListenPredictor(Predictor):
 
     def shown(self, scores: Scores) -> str:
         """Return accuracy, F1, loss and the confusion."""
-        low, high = map(percent, scores.interval)
-        counts = [[name, *map(str, row)] for name, row in zip(self.labels, scores.confusion, strict=True)]
-        lines = [
-            f"accuracy  {percent(scores.accuracy)}  (95% interval {low} - {high}, {scores.rows:,} sounds)",
-            f"macro F1  {scores.macro_f1:.4f}",
-            f"loss      {scores.loss:.4f}",
-            "",
-            *(f"note: {note}" for note in scores.notes),
-            columns([["true \\ predicted", *self.labels], *counts]),
-        ]
-        return "\n".join(lines)
+        return scores_text(self.labels, scores, "sounds")
 
     def example(
         self,

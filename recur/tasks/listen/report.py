@@ -4,17 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recur.cells import cell_named
-from recur.report import Block, Confusion, HeatMap, Mistake, Mistakes, Section, Table
+from recur.report import Block, HeatMap, Mistake, Mistakes, Section, Table
 from recur.tasks.job import Result, TaskReport
 from recur.tasks.job_result import percent
+from recur.tasks.labels import confusion_block, surest_mistakes
 from recur.tasks.listen.data import Part, Recordings
 
 WORST = 30
 DRAWN = 3
-MOST_CLASSES = 30
 
 
 def report(result: Result[Recordings]) -> TaskReport:
@@ -24,7 +23,11 @@ def report(result: Result[Recordings]) -> TaskReport:
         lead=f"{best.trained.name} puts {percent(best.test.accuracy)} of {result.rows['test']:,} test sounds into the "
         f"right one of {len(data.labels)} classes.",
         sections=[
-            Section("Confusion", f"Of {best.trained.name}, on the test part.", [_confusion(result)]),
+            Section(
+                "Confusion",
+                f"Of {best.trained.name}, on the test part.",
+                [confusion_block(data.labels, best.test.confusion, "sounds")],
+            ),
             Section("Worst mistakes", "Wrong answers that were given with the most confidence.", [_mistakes(result)]),
             Section("Sounds and gates", _gate_text(result), list(_gates(result))),
         ],
@@ -34,28 +37,9 @@ def report(result: Result[Recordings]) -> TaskReport:
     )
 
 
-def _confusion(result: Result[Recordings]) -> Block:
-    labels, counts = result.data.labels, np.array(result.best.test.confusion)
-    if len(labels) <= MOST_CLASSES:
-        return Confusion(labels, counts.tolist())
-    errors = counts.copy()
-    np.fill_diagonal(errors, 0)
-    order = np.argsort(-errors, axis=None, kind="stable")[:MOST_CLASSES]
-    pairs = [np.unravel_index(i, errors.shape) for i in order if errors.flat[i]]
-    rows: list[list[str | float | int]] = [[labels[t], labels[p], int(errors[t, p])] for t, p in pairs]
-    return Table("Most frequent mix-ups", ["true", "predicted", "sounds"], rows)
-
-
-def _wrong(result: Result[Recordings]) -> NDArray[np.int64]:
-    """Return the rows that are wrong, those of the most confidence first."""
-    guesses, test = result.best.shown, result.extra
-    predicted = guesses.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != test.labels)
-    return wrong[np.argsort(-guesses[wrong, predicted[wrong]], kind="stable")]
-
-
 def _mistakes(result: Result[Recordings]) -> Block:
-    wrong, test, labels = _wrong(result), result.extra, result.data.labels
+    test, labels = result.extra, result.data.labels
+    wrong = surest_mistakes(result.best.shown, test.labels)
     items = []
     for row in wrong[:WORST].tolist():
         guess = result.best.shown[row]
@@ -83,7 +67,7 @@ def _gates(result: Result[Recordings]) -> Iterator[Block]:
     guesses, test, labels = result.best.shown, result.extra, result.data.labels
     right = np.flatnonzero(guesses.argmax(axis=1) == test.labels)
     surest = right[np.argsort(-guesses[right].max(axis=1), kind="stable")]
-    for row in [*_wrong(result)[:DRAWN].tolist(), *surest[:1].tolist()]:
+    for row in [*surest_mistakes(guesses, test.labels)[:DRAWN].tolist(), *surest[:1].tolist()]:
         truth, given = labels[test.labels[row]], labels[guesses[row].argmax()]
         told = f"right with {guesses[row].max():.0%}" if truth == given else f"taken for {given}"
         yield from _pictures(result, test, row, f"{truth}, {told}: {test.paths[row].name}")
