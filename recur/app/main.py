@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
@@ -109,7 +110,9 @@ def predict(run: Path, *items: str, file: Path | None = None, json: Json = False
     json
         Print a JSON object for each.
     """
+    from recur.data.sources import watched
     from recur.tasks.predictor import load
+    from recur.tasks.progress import Progress
     from recur.tasks.run import read_config
 
     entry = entry_of(read_config(run), run)
@@ -122,9 +125,11 @@ def predict(run: Path, *items: str, file: Path | None = None, json: Json = False
     rows = iter(_lines() if given_rows is None else given_rows)
     if predictor.heading and not json:
         print(predictor.heading)
-    while chunk := list(islice(rows, 1000)):
-        for item, answer in zip(chunk, predictor.predict(chunk, **decoding), strict=True):
-            print(_json(predictor.json(item, answer)) if json else predictor.line(item, answer))
+    # where the answers themselves are on the screen, they show how far it is
+    with nullcontext() if sys.stdout.isatty() else watched(Progress().reading):
+        while chunk := list(islice(rows, 256)):
+            for item, answer in zip(chunk, predictor.predict(chunk, **decoding), strict=True):
+                print(_json(predictor.json(item, answer)) if json else predictor.line(item, answer))
 
 
 def evaluate(run: Path, file: Path, *, json: Json = False, **given: Any) -> None:
@@ -139,13 +144,16 @@ def evaluate(run: Path, file: Path, *, json: Json = False, **given: Any) -> None
     json
         Print one JSON object.
     """
+    from recur.data.sources import watched
     from recur.tasks.predictor import load
+    from recur.tasks.progress import Progress
     from recur.tasks.run import read_config
 
     entry = entry_of(read_config(run), run)
     check_known([entry.columns, entry.decoding], given, run)
     predictor = load(run)
-    scores = predictor.evaluate(file, **given)
+    with watched(Progress().reading):
+        scores = predictor.evaluate(file, **given)
     print(_json(asdict(scores)) if json else predictor.shown(scores))
 
 
