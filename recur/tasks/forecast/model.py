@@ -15,7 +15,7 @@ from recur.tasks.training import Objective
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 # windows that are foretold at a time, and paths that are drawn of each
-AT_ONCE = 4096
+AT_ONCE = 1024
 PATHS = 100
 
 
