@@ -162,3 +162,14 @@ def test_the_faster_way_is_taken_and_the_other_looked_at_now_and_then():
     for _ in range(2 * PROBE_LAST):
         call()
     assert taken[-20:].count(1) >= 17
+
+
+def test_scratch_that_is_not_kept_lives_as_long_as_the_kernel_runs():
+    size, rows = 64, 1 + kernel.KEPT_BYTES // (3 * 64 * 4)
+    layer, x, h = recur.GRU(size, size), torch.randn(1, rows, size), torch.randn(1, rows, size)
+    with torch.no_grad():
+        whole, parts = (
+            layer(x, h)[0],
+            [layer(x[:, part], h[:, part])[0] for part in (slice(0, 9000), slice(9000, None))],
+        )
+    assert torch.allclose(whole, torch.cat(parts, dim=1), atol=1e-6)

@@ -365,13 +365,16 @@ class Frame:
         # much quicker to fill than an array of numpy
         argument = self._argument.from_buffer_copy(self._constant)
         places = self.places
-        argument[places["pointers"]] = workspace("pointers", torch.int64, self.pointers).data_ptr()
+        # large ones are not kept by `workspace`, and must live until the kernel is done
+        scratch = {"pointers": workspace("pointers", torch.int64, self.pointers)}
         if "gx" in places:
-            argument[places["gx"]] = workspace("gx", self.dtype, self.gx).data_ptr()
+            scratch["gx"] = workspace("gx", self.dtype, self.gx)
         if self.temporary:
-            argument[places["temporary"]] = workspace("temporary", self.dtype, self.temporary).data_ptr()
+            scratch["temporary"] = workspace("temporary", self.dtype, self.temporary)
         if self.sums:
-            argument[places["sums"]] = workspace("sums", self.dtype, self.sums).zero_().data_ptr()
+            scratch["sums"] = workspace("sums", self.dtype, self.sums).zero_()
+        for name, buffer in scratch.items():
+            argument[places[name]] = buffer.data_ptr()
         for name, value in words.items():
             place = places.get(name)
             if place is not None:
