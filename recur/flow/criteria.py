@@ -1,6 +1,7 @@
 """The criteria by which the books judge a recurrent matrix, beside the exponent that was measured."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -39,12 +40,17 @@ def judge(
     """
     bound = max(2 * error, NEAR)
     measured = "vanishing" if exponent < -bound else "exploding" if exponent > bound else ""
-    return tuple(_judge(name, matrix, gammas.get(name), measured) for name, matrix in matrices.items())
+    each = [(name, matrix, gammas.get(name), measured) for name, matrix in matrices.items()]
+    if len(each) < 2:
+        return tuple(_judge(*one) for one in each)
+    # the eigenvalues of a matrix are found on one thread
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return tuple(pool.map(lambda one: _judge(*one), each))
 
 
 def _judge(name: str, matrix: Tensor, gamma: float | None, measured: str) -> Criteria:
     matrix = matrix.detach().cpu()
-    eigenvalues = np.linalg.eigvals(matrix.numpy())
+    eigenvalues = torch.linalg.eigvals(matrix).numpy()
     entry, radius = float(matrix.abs().max()), float(np.abs(eigenvalues).max())
     sigma = float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1].clamp(min=0).sqrt())
     bound = None if gamma is None else sigma * gamma

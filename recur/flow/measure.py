@@ -42,9 +42,9 @@ def gradient_flow(
     Jacobians are those along the states of some rows, in float64. Module, gradients, buffers and random numbers are
     left as they were.
 
-    At T = 200, H = 256 and 32 rows it takes the time of 9 training steps on the compiled kernels for an Elman network,
-    8 for a GRU and 11 for an LSTM (processor time of one thread; with `every=1` 71, 37 and 96); `watch_gradients`,
-    which does without singular values, 2 to 4.
+    At T = 200, H = 256 and 32 rows it takes the time of 11 training steps on the compiled kernels for an Elman network,
+    10 for a GRU and 12 for an LSTM, on two cores (in processor time of one thread 9, 8 and 11; with `every=1` 71, 37
+    and 96); `watch_gradients`, which does without singular values, 2 to 4.
 
     Args:
         module: a recurrent layer of recur's or torch.nn's, a module that contains some, or a step function
