@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recur.data.tables import fingerprint
+from recur.errors import InputError
 from recur.report import Block, Section
 from recur.tasks.options import RunOptions
 from recur.tasks.progress import Progress
@@ -267,6 +270,26 @@ class Predictor(ABC):
     def example(self, *file_and_rows: Any, **columns: Any) -> Example:
         """Return some rows of a file, or of the validation part, to look at gradients on: `example(file, rows)`."""
 
+    @property
+    def validation_file(self) -> str:
+        """Which of the run's files holds the validation part: "validation", or "train" that it was cut from."""
+        return "validation" if self.options.get("validation") else "train"
+
+    def own_file(self, name: str, remedy: str = "give rows with --data FILE") -> str:
+        """Return the path of a file that the run was made of.
+
+        Args:
+            name: the option that named it.
+            remedy: what to do without it.
+
+        Raises:
+            InputError: it is gone or was changed.
+        """
+        path, known = str(self.options.get(name) or ""), self.config.get("data", {}).get(name, {})
+        if not path or not Path(path).exists() or fingerprint(path)["sha256"] != known.get("sha256"):
+            raise InputError(f"the run's {name} file, {path}, is not there, or was changed; {remedy}")
+        return path
+
     def warn_if_learned(self, path: str | Path) -> list[str]:
         """Return a note if a file is the one that the network was trained on."""
         if fingerprint(path)["sha256"] != self.config.get("data", {}).get("train", {}).get("sha256"):
@@ -325,6 +348,11 @@ class Task(ABC, Generic[O, D]):
         Raises:
             KeyError, TypeError, RecurError: config.json is not of this task.
         """
+
+
+def evenly(count: int, rows: int) -> NDArray[np.int64]:
+    """Return at most so many row numbers at even distances through `count` rows."""
+    return np.unique(np.linspace(0, count - 1, min(rows, count)).astype(np.int64))
 
 
 def count_parameters(model: nn.Module) -> int:

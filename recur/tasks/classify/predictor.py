@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from recur.data.batches import LengthBatches
-from recur.data.tables import fingerprint, read_table
+from recur.data.tables import read_table
 from recur.errors import InputError
 from recur.models.classifier import Classifier
 from recur.tasks.classify.data import Encoder, LabelledFile, Rows, read_labelled, split
 from recur.tasks.classify.model import ClassifyObjective, probabilities
 from recur.tasks.figures import Scores, score
-from recur.tasks.job import Example, Predictor
+from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.labels import Prediction, predictions, scores_text
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones
@@ -123,22 +123,12 @@ class ClassifyPredictor(Predictor):
             file = LabelledFile(str(path), *columns, skip_bad_rows)
             numbers: Rows = np.arange(sum(1 for _ in file))
         else:
-            name = "validation" if options.get("validation") else "train"
-            source = str(options.get(name, ""))
-            known = self.config.get("data", {}).get(name, {})
-            if not Path(source).is_file() or fingerprint(source)["sha256"] != known.get("sha256"):
-                kind = "validation" if name == "validation" else "training"
-                raise InputError(
-                    f"the run's {kind} file, {source}, is not there, or was changed; give rows with --data FILE"
-                )
-            file = LabelledFile(source, *columns, bool(options.get("skip_bad_rows")))
+            file = LabelledFile(self.own_file(self.validation_file), *columns, bool(options.get("skip_bad_rows")))
             classes = {label: number for number, label in enumerate(self.labels)}
             found = np.array([classes[label] for _, label in file], dtype=np.int64)
             numbers = np.arange(len(found))
-            if name == "train":
+            if self.validation_file == "train":
                 numbers = split(
                     found, options["validation_share"], 0.0 if options.get("test") else options["test_share"]
                 )[1]
-        if len(numbers):
-            numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(rows, len(numbers))).astype(np.int64))]
-        return dataclasses.replace(file, rows=numbers)
+        return dataclasses.replace(file, rows=numbers[evenly(len(numbers), rows)])

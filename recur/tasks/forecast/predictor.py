@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from recur.data.series import Panel, SeriesColumns, Uneven, read_panel
-from recur.data.tables import fingerprint
 from recur.data.times import Clock
 from recur.data.windows import Shape, lay_out
 from recur.errors import InputError
@@ -19,11 +18,9 @@ from recur.models.forecaster import Forecaster
 from recur.tasks.forecast.baselines import simple
 from recur.tasks.forecast.data import History, Scaler
 from recur.tasks.forecast.model import ForecastObjective, foretell
-from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.forecast.scores import Scores, score
 from recur.tasks.forecast.scoring import network_errors, scale_of, simple_errors
-from recur.tasks.job import Example, Predictor
-from recur.tasks.options import make_options
+from recur.tasks.job import Example, Predictor, evenly
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ class ForecastPredictor(Predictor):
         found = history.origins(part)
         if not len(found):
             raise InputError(f"{file} must have more than {self.shape.window + self.shape.horizon - 1} steps")
-        chosen = found[np.unique(np.linspace(0, len(found) - 1, min(rows, len(found))).astype(np.int64))]
+        chosen = found[evenly(len(found), rows)]
         batch = lay_out(history.prepared, self.shape, chosen)
         return Example(*ForecastObjective(self.model).probe(batch, rows), None)
 
@@ -191,18 +188,8 @@ class ForecastPredictor(Predictor):
         return panel.with_calendar(self.calendar)
 
     def _files(self) -> list[str]:
-        options = make_options(ForecastOptions, self.options, str(self.folder / "config.json"))
-        files = []
-        for name in ("train", "validation", "test"):
-            if not (path := getattr(options, name)):
-                continue
-            known = self.config.get("data", {}).get(name, {})
-            if not Path(path).is_file() or fingerprint(path)["sha256"] != known.get("sha256"):
-                raise InputError(
-                    f"the run's {name} file, {path}, is not there, or was changed; give a table with --file"
-                )
-            files.append(path)
-        return files
+        names = [name for name in ("train", "validation", "test") if self.options.get(name)]
+        return [self.own_file(name, "give a table with --file") for name in names]
 
     def _history(self, panel: Panel, cuts: tuple[int, int, int] | None = None) -> History:
         first, last = int(panel.ticks.min()), int(panel.ticks.max())

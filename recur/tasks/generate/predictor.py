@@ -13,7 +13,6 @@ import numpy as np
 from recur.data.coders import Coder
 from recur.data.plain import TextPart, count_characters
 from recur.data.stream import StreamWindows, write_stream
-from recur.data.tables import fingerprint
 from recur.errors import InputError
 from recur.models.language import LanguageModel
 from recur.tasks.generate.data import text_parts
@@ -161,9 +160,5 @@ class GeneratePredictor(Predictor):
 
     def _validation(self) -> TextPart:
         options = make_options(GenerateOptions, self.options, str(self.folder / "config.json"))
-        name = "validation" if options.validation else "train"
-        path = Path(options.validation or options.train)
-        known = self.config.get("data", {}).get(name, {})
-        if not path.is_file() or fingerprint(path)["sha256"] != known.get("sha256"):
-            raise InputError(f"the run's {name} file, {path}, is not there, or was changed; give text with --data FILE")
+        self.own_file(self.validation_file, "give text with --data FILE")
         return text_parts(options)["validation"]

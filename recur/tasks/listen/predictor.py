@@ -12,11 +12,10 @@ import torch
 from recur.data.frames import FrameBatches, Frames
 from recur.data.sound import Sound, labelled_sounds, listed_sounds
 from recur.data.spectra import Spectra
-from recur.data.tables import fingerprint
 from recur.errors import InputError
 from recur.models.listener import Listener
 from recur.tasks.figures import Scores, score
-from recur.tasks.job import Example, Predictor
+from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.labels import Prediction, predictions, scores_text
 from recur.tasks.listen.data import frames_of, read_part, validation_sounds
 from recur.tasks.listen.model import ListenObjective, probabilities
@@ -109,7 +108,7 @@ class ListenPredictor(Predictor):
         sounds = self._validation() if file is None else self._sounds(file, sound, label, pattern)
         if not sounds:
             raise InputError(f"{file} must have at least one sound, got none")
-        chosen = np.unique(np.linspace(0, len(sounds) - 1, min(rows, len(sounds))).astype(np.int64)).tolist()
+        chosen = evenly(len(sounds), rows).tolist()
         part = read_part([sounds[row] for row in chosen], self.labels, self.spectra)
         lengths = part.frames.lengths
         if lengths.max() < 2:
@@ -135,12 +134,5 @@ class ListenPredictor(Predictor):
 
     def _validation(self) -> list[Sound]:
         """Return the sounds that chose the best epoch."""
-        name = "validation" if self.options.get("validation") else "train"
-        source = str(self.options.get(name, ""))
-        known = self.config.get("data", {}).get(name, {})
-        if not Path(source).exists() or fingerprint(source)["sha256"] != known.get("sha256"):
-            kind = "validation" if name == "validation" else "training"
-            raise InputError(
-                f"the run's {kind} sounds, {source}, are not there, or were changed; give sounds with --data"
-            )
+        self.own_file(self.validation_file)
         return validation_sounds(make_options(ListenOptions, self.options, str(self.folder / "config.json")))

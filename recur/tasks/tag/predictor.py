@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recur.data.sources import broken_text, open_binary
-from recur.data.tables import fingerprint
 from recur.data.tagged import TagColumns, TaggedFile
 from recur.errors import InputError
 from recur.models.tagger import Tagger
-from recur.tasks.job import Example, Predictor
+from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.job_result import columns, percent
 from recur.tasks.tag.data import Source, read_tagged, split
 from recur.tasks.tag.model import TagObjective, guess
@@ -148,7 +145,7 @@ class TagPredictor(Predictor):
         columns, skip = self._columns(how)
         source = self._validation(columns) if file is None else Source(str(file), columns, skip)
         data, _ = read_tagged(source, self.encoder)
-        data = data.take(np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).astype(np.int64)))
+        data = data.take(evenly(len(data), rows))
         (batch,) = TagBatches(data, self.encoder.table(data.forms), len(data), shuffle=False)
         lengths = batch.inputs.lengths.tolist()
         if max(lengths) < 2:
@@ -160,13 +157,10 @@ class TagPredictor(Predictor):
         return Example(*TagObjective(self.model, self.encoder.tags).probe(batch, len(lengths)), None)
 
     def _validation(self, columns: TagColumns) -> Source:
-        name = "validation" if self.options.get("validation") else "train"
-        path, known = str(self.options.get(name, "")), self.config.get("data", {}).get(name, {})
-        if not Path(path).is_file() or fingerprint(path)["sha256"] != known.get("sha256"):
-            raise InputError(f"the run's own file, {path}, is not there, or was changed; give rows with --data FILE")
+        path = self.own_file(self.validation_file)
         skip = bool(self.options.get("skip_bad_rows"))
         rows: Rows | None = None
-        if name == "train":
+        if self.validation_file == "train":
             sentences = sum(1 for _ in TaggedFile(path, columns, skip_bad_rows=skip))
             test = 0.0 if self.options.get("test") else self.options["test_share"]
             rows = split(sentences, self.options["validation_share"], test)[1]

@@ -9,10 +9,10 @@ import numpy as np
 
 from recur.data.aligned import AlignedFiles
 from recur.data.batches import PairBatches
-from recur.data.tables import FORMATS, fingerprint, read_table
+from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
 from recur.models.seq2seq import EncoderDecoder
-from recur.tasks.job import Example, Predictor
+from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.options import make_options
 from recur.tasks.progress import Progress
 from recur.tasks.translate.data import Encoder, PairFile, Part, find_parts, pair_file, read_part
@@ -176,7 +176,7 @@ class TranslatePredictor(Predictor):
             part = self._validation()
         else:
             part = read_part(self.encoder, self._pairs(file, source, target, header, quotes, skip_bad_rows))
-        chosen = np.unique(np.linspace(0, len(part.sources) - 1, min(rows, len(part.sources))).astype(np.int64))
+        chosen = evenly(len(part.sources), rows)
         sources, targets = part.sources.take(chosen), part.targets.take(chosen)
         (batch,) = PairBatches(sources, targets, len(chosen), seed=0, shuffle=False)
         order = np.argsort(-batch.source_lengths.numpy(), kind="stable")[:LONGEST].tolist()
@@ -186,9 +186,8 @@ class TranslatePredictor(Predictor):
     def _validation(self) -> Part:
         options = self.options
         for name in TranslateOptions.PATHS:
-            path, known = options.get(name), self.config.get("data", {}).get(name, {})
-            if path and (not Path(path).is_file() or fingerprint(path)["sha256"] != known.get("sha256")):
-                raise InputError(f"the run's file {path} is not there, or was changed; give rows with --data FILE")
+            if options.get(name):
+                self.own_file(name)
         return read_part(
             self.encoder, find_parts(make_options(TranslateOptions, options, "config.json")).files["validation"]
         )
