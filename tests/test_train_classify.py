@@ -8,12 +8,12 @@ import torch
 
 import recur
 from recur.errors import InputError, RunError
-from recur.tasks.classify.data import split
 from recur.tasks.classify.options import ClassifyOptions
 from recur.tasks.classify.task import CLASSIFY
 from recur.tasks.figures import mean_interval, score, wilson
 from recur.tasks.job_result import summary
 from recur.tasks.job_run import resumed_options, train_run
+from recur.tasks.labels import split
 from recur.tasks.options import field_docs, make_options, read_toml
 
 torch.set_num_threads(1)

@@ -1,7 +1,8 @@
-"""What tasks share that give each row one label: answers, scores as text, and what the report draws of mistakes."""
+"""What tasks share that give each row one label: how parts are cut, answers, scores as text, pictures of mistakes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from recur.report import Block, Confusion, Table
 from recur.tasks.figures import Scores
 from recur.tasks.job_result import columns, percent
 
+Rows = NDArray[np.integer[Any]]
 MOST_CLASSES = 30
 
 
@@ -65,3 +67,30 @@ def surest_mistakes(probabilities: NDArray[np.float32], truth: NDArray[np.int64]
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != truth)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+
+
+def split(numbers: Rows, validation: float, test: float) -> tuple[Rows, Rows, Rows]:
+    """Cut rows into training, validation and test part by chance, each class in the same shares.
+
+    The cut is a function of the arguments alone: runs with other seeds have the same parts.
+
+    Args:
+        numbers: class of each row [n].
+        validation: share of what is no test part, may be 0.
+        test: share, may be 0.
+
+    Returns:
+        The row numbers of each part, rising. A class of two rows or more has one in the validation part at least, and
+        of three or more in the test part, if there are such parts.
+    """
+    generator = np.random.default_rng(0)
+    parts: tuple[list[Rows], ...] = ([], [], [])
+    for number in np.flatnonzero(np.bincount(numbers)):
+        rows = generator.permutation(np.flatnonzero(numbers == number))
+        n_test = min(max(1, round(test * len(rows))), len(rows) - 2) if test and len(rows) > 2 else 0
+        left = len(rows) - n_test
+        n_validation = min(max(1, round(validation * left)), left - 1) if validation else 0
+        for part, piece in zip(parts, np.split(rows, [left - n_validation, left]), strict=True):
+            part.append(piece)
+    train, validation_rows, test_rows = (np.sort(np.concatenate(part)) for part in parts)
+    return train, validation_rows, test_rows

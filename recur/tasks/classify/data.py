@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from recur.errors import InputError
 from recur.files import existing_folder
 from recur.tasks.classify.baselines import Part
 from recur.tasks.classify.options import ClassifyOptions
-
-Rows = NDArray[np.integer[Any]]
+from recur.tasks.labels import Rows, split
 
 
 @dataclass(frozen=True)
@@ -233,33 +232,6 @@ class _Gathered:
         if self._empty:
             notes.append(f"{self._empty} empty texts in the {part} part; they are scored, as texts of length 0")
         return notes
-
-
-def split(numbers: Rows, validation: float, test: float) -> tuple[Rows, Rows, Rows]:
-    """Cut rows into training, validation and test part by chance, each class in the same shares.
-
-    The cut is a function of the arguments alone: runs with other seeds have the same parts.
-
-    Args:
-        numbers: class of each row [n].
-        validation: share of what is no test part, may be 0.
-        test: share, may be 0.
-
-    Returns:
-        The row numbers of each part, rising. A class of two rows or more has one in the validation part at least, and
-        of three or more in the test part, if there are such parts.
-    """
-    generator = np.random.default_rng(0)
-    parts: tuple[list[Rows], ...] = ([], [], [])
-    for number in np.flatnonzero(np.bincount(numbers)):
-        rows = generator.permutation(np.flatnonzero(numbers == number))
-        n_test = min(max(1, round(test * len(rows))), len(rows) - 2) if test and len(rows) > 2 else 0
-        left = len(rows) - n_test
-        n_validation = min(max(1, round(validation * left)), left - 1) if validation else 0
-        for part, piece in zip(parts, np.split(rows, [left - n_validation, left]), strict=True):
-            part.append(piece)
-    train, validation_rows, test_rows = (np.sort(np.concatenate(part)) for part in parts)
-    return train, validation_rows, test_rows
 
 
 def _only(file: LabelledFile, rows: Rows) -> LabelledFile:

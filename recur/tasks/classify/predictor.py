@@ -11,11 +11,11 @@ from recur.data.batches import LengthBatches
 from recur.data.tables import read_table
 from recur.errors import InputError
 from recur.models.classifier import Classifier
-from recur.tasks.classify.data import Encoder, LabelledFile, Rows, read_labelled, split
+from recur.tasks.classify.data import Encoder, LabelledFile, read_labelled
 from recur.tasks.classify.model import ClassifyObjective, probabilities
 from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor, evenly
-from recur.tasks.labels import Prediction, predictions, scores_text
+from recur.tasks.labels import Prediction, Rows, predictions, scores_text, split
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 

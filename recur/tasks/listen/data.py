@@ -15,7 +15,7 @@ from recur.data.frames import Frames
 from recur.data.sound import Sound, compiled, labelled_sounds, read_sound, resample, sound_rate
 from recur.data.spectra import Frame, Spectra
 from recur.errors import InputError
-from recur.tasks.classify.data import split
+from recur.tasks.labels import split
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.progress import Progress
 
