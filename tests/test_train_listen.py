@@ -18,10 +18,10 @@ from recur.errors import InputError
 from recur.models.listener import Listener, ListenerConfig, deltas
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
-from recur.tasks.listen.augment import Augmentation
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.listen.task import LISTEN
 from recur.tasks.progress import Progress
+from recur.tasks.sounds.augment import Augmentation
 
 soundfile = pytest.importorskip("soundfile")
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recur.data.frames import Frames
-from recur.data.sound import Sound, compiled, labelled_sounds, read_sound, resample, sound_rate
-from recur.data.spectra import Frame, Spectra
+from recur.data.sound import Sound, compiled, labelled_sounds
+from recur.data.spectra import Spectra
 from recur.errors import InputError
 from recur.tasks.labels import split
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.progress import Progress
+from recur.tasks.sounds.reading import find_spectra, read_frames
 
 SHOWN_LABELS = 10
 
@@ -61,12 +62,9 @@ def read_recordings(options: ListenOptions, progress: Progress) -> Recordings:
         MissingExtra: soundfile is not installed.
     """
     cut = _cut(options)
-    notes = list(cut.notes)
-    rates = _rates([*cut.train, *cut.validation, *cut.test], options.rate, progress)
-    spectra = _spectra(options, rates)
-    if options.rate and set(rates) != {options.rate}:
-        others = ", ".join(f"{rate:,}" for rate in sorted(rates) if rate != options.rate)
-        notes.append(f"sounds of {others} samples a second are brought to {options.rate:,}")
+    every = [sound.path for sound in (*cut.train, *cut.validation, *cut.test)]
+    spectra, told = find_spectra(every, options, progress)
+    notes = [*cut.notes, *told]
     train, validation = (
         read_part(part, cut.labels, spectra, partial(progress.share, f"reading the {name} part"))
         for name, part in (("training", cut.train), ("validation", cut.validation))
@@ -134,28 +132,8 @@ def read_part(
     Raises:
         InputError: a file that cannot be read or is too short, or an unknown label.
     """
-    frames = []
-    for count, (path, _) in enumerate(sounds):
-        shown(count / len(sounds))
-        frames.append(frames_of(path, spectra))
-    shown(1.0)
-    return Part(Frames(frames, spectra.size), numbered(sounds, labels), [sound.path for sound in sounds])
-
-
-def frames_of(path: str | Path, spectra: Spectra) -> Frame:
-    """Return the frames [T, D] of a file of sound, brought to the rate of `spectra`.
-
-    Raises:
-        InputError: no sound, an empty one, or one shorter than a frame.
-    """
-    samples, rate = read_sound(path)
-    needed = -(-spectra.window * rate // spectra.rate)
-    if len(samples) < needed:
-        raise InputError(
-            f"{path} is too short: it has {len(samples)} samples, {1000 * len(samples) / rate:.1f} ms, and must have "
-            f"{needed}, a frame of {spectra.window_ms:g} ms (--window-ms); take it out"
-        )
-    return spectra(resample(samples, rate, spectra.rate))
+    paths = [sound.path for sound in sounds]
+    return Part(read_frames(paths, spectra, shown), numbered(sounds, labels), paths)
 
 
 def numbered(sounds: Sequence[Sound], labels: Sequence[str]) -> NDArray[np.int64]:
@@ -220,34 +198,3 @@ def _hint(options: ListenOptions) -> str:
     if Path(options.train).is_dir():
         return "; the labels are the names of its sub-folders, or come from the files' names by --pattern"
     return f"; name the column of the labels by --label, now {options.label!r}"
-
-
-def _rates(sounds: Sequence[Sound], wanted: int | None, progress: Progress) -> dict[int, Path]:
-    """Return the rates of all sounds with a file of each; see that they are one unless one is wanted."""
-    rates: dict[int, Path] = {}
-    for sound in progress.over(sounds, "looking at the sounds"):
-        rates.setdefault(sound_rate(sound.path), sound.path)
-    if wanted is None and len(rates) > 1:
-        shown = ", ".join(f"{rate} in {path}" for rate, path in list(rates.items())[:3])
-        raise InputError(
-            f"the sounds must all have the same number of samples a second, found {shown}; give the one that they are "
-            f"to be brought to, such as --rate {min(rates)}"
-        )
-    return rates
-
-
-def _spectra(options: ListenOptions, rates: dict[int, Path]) -> Spectra:
-    try:
-        return Spectra(
-            options.rate or next(iter(rates)),
-            options.window_ms,
-            options.hop_ms,
-            options.mels,
-            options.features,
-            options.coefficients,
-        )
-    except InputError as error:
-        text = str(error)
-        for name in ("window_ms", "hop_ms", "mels", "coefficients"):
-            text = re.sub(rf"\b{name} (?=must|and)|\b{name}(?= longer)", f"--{name.replace('_', '-')} ", text)
-        raise InputError(re.sub(" +", " ", text)) from None

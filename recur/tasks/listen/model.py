@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recur.data.frames import FrameBatch, FrameBatches, Frames
 from recur.models.listener import Listener
-from recur.tasks.listen.augment import Augmentation
+from recur.tasks.sounds.augment import Augmentation
 from recur.tasks.training import Objective
 
 Probabilities = NDArray[np.float32]

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from recur.data.frames import FrameBatches, Frames
+from recur.data.frames import FrameBatches
 from recur.data.sound import Sound, labelled_sounds, listed_sounds
 from recur.data.spectra import Spectra
 from recur.errors import InputError
@@ -17,10 +16,11 @@ from recur.models.listener import Listener
 from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.labels import Prediction, predictions, scores_text
-from recur.tasks.listen.data import frames_of, read_part, validation_sounds
+from recur.tasks.listen.data import read_part, validation_sounds
 from recur.tasks.listen.model import ListenObjective, probabilities
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.options import make_options
+from recur.tasks.sounds.reading import Heard, read_frames
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
@@ -40,7 +40,7 @@ class ListenPredictor(Predictor):
         super().__init__(folder, config, model)
         self.spectra, self.labels = spectra, labels
 
-    def predict(self, sounds: Iterable[str | Path | np.ndarray[Any, Any]], batch_size: int = 64) -> list[Prediction]:
+    def predict(self, sounds: Iterable[Heard], batch_size: int = 64) -> list[Prediction]:
         """Say which class each sound belongs to.
 
         Args:
@@ -52,7 +52,7 @@ class ListenPredictor(Predictor):
         """
         if isinstance(sounds, str | os.PathLike):
             raise InputError("`sounds` must be several sounds, got a single one; put it into a list: [sound]")
-        frames = Frames((self._frames(sound) for sound in sounds), self.spectra.size)
+        frames = read_frames(list(sounds), self.spectra)
         return list(predictions(self.labels, probabilities(self.model, frames, batch_size)))
 
     def items(
@@ -117,13 +117,6 @@ class ListenPredictor(Predictor):
         order = torch.argsort(batch.lengths, descending=True, stable=True).tolist()
         longest = [row for row in order[:LONGEST] if batch.lengths[row] >= 2]
         return Example(*ListenObjective(self.model).probe(batch, len(lengths)), longest)
-
-    def _frames(self, sound: str | Path | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if not isinstance(sound, np.ndarray):
-            return frames_of(sound, self.spectra)
-        if sound.ndim != 1 or len(sound) < self.spectra.window:
-            raise InputError(f"samples must be [n] with n at least {self.spectra.window}, got {list(sound.shape)}")
-        return self.spectra(sound.astype(np.float32))
 
     def _sounds(self, source: str | Path, sound: str | None, label: str | None, pattern: str | None) -> list[Sound]:
         if pattern is None and Path(source).is_dir():

@@ -14,7 +14,6 @@ from recur.models.listener import Listener, ListenerConfig
 from recur.tasks.figures import score
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
-from recur.tasks.listen.augment import Augmentation
 from recur.tasks.listen.baselines import run_baselines
 from recur.tasks.listen.data import Recordings, read_recordings, read_test
 from recur.tasks.listen.model import ListenObjective, probabilities
@@ -22,6 +21,7 @@ from recur.tasks.listen.options import ListenOptions
 from recur.tasks.listen.predictor import ListenPredictor
 from recur.tasks.listen.report import report
 from recur.tasks.progress import Progress
+from recur.tasks.sounds.augment import Augmentation
 
 
 class Listen(Task[ListenOptions, Recordings]):
