@@ -15,7 +15,8 @@ from recur.data.sound import labelled_sounds, read_sound, resample
 from recur.data.spectra import Spectra, cosine_transform, mel_bank, mel_edges
 from recur.data.tables import fingerprint
 from recur.errors import InputError
-from recur.models.listener import Listener, ListenerConfig, deltas
+from recur.models.frames import deltas
+from recur.models.listener import Listener, ListenerConfig
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
 from recur.tasks.listen.options import ListenOptions

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from recur.layers.pooling import POOLINGS, pool, pooled_size
 from recur.models.config import Config
-
-# no feature is stretched without end where it hardly varies
-LEAST_DEVIATION = 1e-3
+from recur.models.frames import FrameReader
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,8 @@ class ListenerConfig(Config):
         return 2 if self.bidirectional else 1
 
 
-class Listener(nn.Module):
+class Listener(FrameReader):
     """Read frame by frame and score the class of the whole: the many-to-one network on numbers.
-
-    The frames are brought to mean 0 and deviation 1 by `mean` and `deviation` [D], which `fit` takes from the training
-    part and which are saved with the weights.
 
     Args:
         config: the sizes and options.
@@ -68,17 +62,12 @@ class Listener(nn.Module):
     torch.Size([2, 10])
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, config: ListenerConfig) -> None:
-        super().__init__()
+        super().__init__(config.input_size, config.deltas)
         self.config = config
-        self.register_buffer("mean", torch.zeros(config.input_size))
-        self.register_buffer("deviation", torch.ones(config.input_size))
         self.recurrent = config.layer(
             config.cell,
-            config.input_size * (3 if config.deltas else 1),
+            self.width,
             config.hidden_size,
             config.layers,
             bidirectional=config.bidirectional,
@@ -88,11 +77,6 @@ class Listener(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.scores = nn.Linear(pooled_size(config.hidden_size, config.pooling, config.directions), config.classes)
-
-    def fit(self, frames: Tensor) -> None:
-        """Take mean and deviation from the frames [N, D] of the training part."""
-        self.mean.copy_(frames.mean(0))
-        self.deviation.copy_(frames.std(0, unbiased=False).clamp(min=LEAST_DEVIATION))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits `[B, C]`.
@@ -105,32 +89,3 @@ class Listener(nn.Module):
         pooled = pool(output, lengths, self.config.pooling, self.config.directions)
         scores: Tensor = self.scores(self.dropout(pooled))
         return scores
-
-    def inputs(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Return what the recurrent layers read, `[B, T, D]`, or `[B, T, 3 D]` with deltas."""
-        inputs = (frames - self.mean) / self.deviation
-        if not self.config.deltas:
-            return inputs
-        first = deltas(inputs, lengths)
-        return torch.cat([inputs, first, deltas(first, lengths)], dim=-1)
-
-
-def deltas(frames: Tensor, lengths: Tensor, reach: int = 2) -> Tensor:
-    """Return the slope of each feature `[B, T, D]` in a line through 2 reach + 1 frames, the ends repeated.
-
-    Source: Young et al., The HTK Book 3.4, equation 5.16.
-
-    >>> deltas(torch.arange(5.0)[None, :, None], torch.tensor([5]))[0, :, 0]
-    tensor([0.5000, 0.8000, 1.0000, 0.8000, 0.5000])
-    """
-    steps = torch.arange(frames.shape[1], device=frames.device)
-    last = (lengths.to(frames.device) - 1).clamp(min=0)[:, None]
-    slope = torch.zeros_like(frames)
-    for n in range(1, reach + 1):
-        later, earlier = torch.minimum(steps + n, last), torch.minimum((steps - n).clamp(min=0), last)
-        slope = slope + n * (_at(frames, later) - _at(frames, earlier))
-    return slope / (2 * sum(n * n for n in range(1, reach + 1)))
-
-
-def _at(frames: Tensor, index: Tensor) -> Tensor:
-    return frames.gather(1, index[..., None].expand(-1, -1, frames.shape[2]))

@@ -1,6 +1,5 @@
 """From files of pairs to ids: the parts are cut, the subwords learned from the training part alone."""
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from recur.data.subwords import END, Subwords
 from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
 from recur.files import existing_folder
+from recur.tasks.groups import group_of, split
 from recur.tasks.options import flag
 from recur.tasks.translate.options import TranslateOptions
 
@@ -245,36 +245,9 @@ def read_part(encoder: Encoder, file: PairFile) -> Part:
 def read_test(corpus: Corpus) -> tuple[Part, list[str]]:
     """Read the test part, and what a person should know of it."""
     part = read_part(corpus.encoder, corpus.test_file)
-    known = int(np.isin([_hash(source) for source, _ in part.texts], corpus.seen).sum())
+    known = int(np.isin([group_of(source) for source, _ in part.texts], corpus.seen).sum())
     share = f"{known} of {len(part.texts)} test sources ({known / len(part.texts):.1%})"
     return part, [f"{share} are in the training file too; the score may flatter"] if known else []
-
-
-def split(groups: NDArray[np.uint64], validation: float, test: float) -> tuple[Rows, Rows, Rows]:
-    """Cut rows into training, validation and test part; rows of one group stay together.
-
-    The cut is a function of the arguments alone: runs with other seeds have the same parts.
-
-    Args:
-        groups: what each row belongs to [n], numbers without an order; the smallest are the test part. Of pairs
-            the hash of the source, so that no part has met another's.
-        validation: share of what is no test part, may be 0.
-        test: share, may be 0.
-
-    Returns:
-        The row numbers of each part, rising.
-    """
-    ordered = np.sort(groups)
-    part = np.zeros(len(groups), dtype=np.uint8)
-    taken = 0
-    for which, share in ((2, test), (1, validation)):
-        left = len(groups) - taken
-        if share and left:
-            last = ordered[taken + max(1, round(share * left)) - 1]
-            part[(groups <= last) & (part == 0)] = which
-            taken = int(np.count_nonzero(part))
-    train, valid, tested = (np.flatnonzero(part == i) for i in range(3))
-    return train, valid, tested
 
 
 def _file(options: TranslateOptions, name: str) -> PairFile:
@@ -294,13 +267,9 @@ def _scan(file: PairFile) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Read all pairs once: the hash of each source, and whether both texts have something in them."""
     hashes, usable = array("Q"), bytearray()
     for source, target in file:
-        hashes.append(_hash(source))
+        hashes.append(group_of(source))
         usable.append(bool(source.strip()) and bool(target.strip()))
     return np.frombuffer(hashes, dtype=np.uint64), np.frombuffer(usable, dtype=np.bool_)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
 def _notes(file: PairFile, empty: int, kept: bool = False) -> list[str]:
