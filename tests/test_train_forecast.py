@@ -13,6 +13,7 @@ import torch
 from recur.app.main import main
 from recur.data.series import SeriesColumns, carried, choose_columns, read_panel
 from recur.data.times import Clock, calendar_features, parse_times
+from recur.data.windows import lay_out
 from recur.errors import InputError
 from recur.models.forecaster import Forecaster, ForecasterConfig, student_quantiles
 from recur.tasks.forecast.data import read_history
@@ -216,6 +217,7 @@ def test_files_go_on_in_time(tmp_path: Path):
         {"form": "direct"},
         {"form": "recursive"},
         {"form": "recursive", "distribution": "normal"},
+        {"form": "recursive", "distribution": "student-t", "target": ("b",), "calendar": ("hour",)},
         {"form": "direct", "distribution": "student-t", "cell": "lstm"},
         {"form": "segments", "together": True, "normalise": "window", "layers": 2},
         {"form": "segments", "target": ("b",), "calendar": ("auto",), "segment": 2},
@@ -273,6 +275,69 @@ def test_many_series_in_one_table(tmp_path: Path):
     expected = levels * (4 - (1 + (18 + np.arange(60)) % 3))
     made = np.array([answer.values["sold"][0] for answer in answers])
     assert np.corrcoef(made, expected)[0, 1] > 0.9
+
+
+def test_a_recursive_network_foretells_what_else_it_reads(tmp_path: Path):
+    """b is a as it was a step before: without a forecast of a nothing is known of it two steps ahead."""
+    a = np.sin(np.arange(240) * 2 * np.pi / 5) + 3
+    columns = {"time": hours(240), "a": a.round(4).tolist(), "b": [3.0, *a[:-1].round(4)]}
+    path = table(tmp_path / "lag.csv", columns)
+    asked = {"target": ("b",), "form": "recursive", "epochs": 12, "hidden_size": 16, "learning_rate": 0.02}
+    folder = run(tmp_path, train=path, **asked)
+    found = metrics(folder)
+    assert list(found["test"]["columns"]) == ["b"]
+    assert found["test"]["values"] == found["test"]["windows"] * 4
+    assert found["test"]["mse"] < 0.05
+    assert any("it foretells a too, which are not scored" in note for note in found["notes"])
+    history = read_history(options(tmp_path, train=path, **asked))
+    batch = lay_out(history.prepared, history.shape, np.array([20]))
+    assert (batch.target[0].numpy() == history.prepared.values[21:25]).all()
+
+
+def test_a_series_that_is_new_is_scaled_by_its_own_past(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    whole = waves(160)
+    days, a = whole["time"], np.array(whole["a"])
+    path = table(tmp_path / "one.csv", {"time": days, "name": ["old"] * 160, "a": a.tolist()})
+    folder = run(tmp_path, train=path, series="name", split=(100, 30, 30), epochs=1)
+    # the same values in another unit, of the training part, which is the past of both
+    both = {"time": days[:100] * 2, "name": ["old"] * 100 + ["new"] * 100, "a": [*a[:100], *(100 * a[:100] - 7)]}
+    later = table(tmp_path / "both.csv", both)
+    predictor = load(folder)
+    old, new = predictor.predict(list(predictor.items(later)))
+    assert new.values["a"] == pytest.approx(100 * np.array(old.values["a"]) - 7, rel=1e-4)
+    # scores are reckoned by the first window, and nothing behind it changes them
+    scores = predictor.evaluate(later)
+    assert scores.mase > 0
+    assert (
+        "1 of 2 series, such as new, were not there in training: each is scaled by its own first 8 steps"
+        in scores.notes
+    )
+    scalers = []
+    for factor in (1, 1000):
+        both["a"][108:] = [factor * value for value in both["a"][108:]]
+        history = predictor._history(predictor._panel([table(later, both)]))
+        scalers.append((history.scaler.means[1, 0], history.prepared.values[100:108].tolist()))
+    assert scalers[0] == scalers[1]
+    assert main(["evaluate", str(folder), str(later)]) == 0
+    assert "MASE" in capsys.readouterr().out
+
+
+def test_parquet_is_read_as_csv_is(tmp_path: Path):
+    duckdb = pytest.importorskip("duckdb")
+    columns = waves(60)
+    columns["a"][7] = ""
+    path = table(tmp_path / "waves.csv", columns)
+    for name, kind in (("plain", "TIMESTAMP"), ("zone", "TIMESTAMPTZ")):
+        duckdb.sql("SET TimeZone = 'UTC'")
+        rows = f"SELECT time::{kind} AS time, a, b::FLOAT AS b, a > 9 AS high FROM read_csv('{path}')"
+        duckdb.sql(f"COPY ({rows}) TO '{tmp_path / name}.parquet' (FORMAT parquet)")
+        found = tmp_path / f"{name}.parquet"
+        chosen = choose_columns(found, None, (), None, (), ())
+        assert chosen == SeriesColumns("time", ("a", "b"))
+        one, other = read_panel([path], chosen), read_panel([found], chosen)
+        assert (one.ticks == other.ticks).all()
+        assert np.allclose(one.values, other.values, equal_nan=True)
+        assert one.clock == other.clock
 
 
 def test_series_without_a_past_are_left_out(tmp_path: Path):
@@ -346,6 +411,9 @@ def test_times_are_read_and_written():
         step = int(found[0][1] - found[0][0])
         assert [Clock(found[1], step).text(int(t)) for t in found[0]] == [text.replace("/", "-") for text in texts]
     assert parse_times(["2020-01-01", "then"]) == 1
+    # the hour that summer time leaves out is none
+    summer, _ = parse_times(["2020-03-29 01:00+01:00", "2020-03-29 03:00+02:00"])
+    assert np.diff(summer).tolist() == [3600]
     friday = int(np.datetime64("2024-05-31", "s").astype(np.int64))
     after = Clock("second", 86400, weekdays=True).after(friday, 3)
     assert [Clock("second", 86400).text(int(t)) for t in after] == ["2024-06-03", "2024-06-04", "2024-06-05"]
@@ -455,7 +523,7 @@ def test_losses_of_quantiles_and_distributions_are_least_where_they_should_be():
         ({"validation_share": 0.6, "test_share": 0.5}, "must leave something to learn from"),
         ({"split": (9, 9, 9), "test": "x.csv"}, "--split cuts --train and must not be given with"),
         ({"known": ("a",), "values": ("a", "b")}, "asked for twice"),
-        ({"form": "recursive", "target": ("a",)}, "feeds back its forecast"),
+        ({"pictures": 0}, "--pictures must be at least 1, got 0"),
     ],
     ids=str,
 )

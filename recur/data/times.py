@@ -1,6 +1,7 @@
 """Times of a table as whole numbers: what they are counted in, how far apart they are, what a calendar says of them."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,7 +90,8 @@ def parse_times(texts: Sequence[str]) -> tuple[Ticks, Unit] | int:
     """Read times: all whole numbers, or all dates in ISO order with or without a time of day.
 
     Args:
-        texts: such as "7", "1949-01", "2016/07/01", "2016-07-01 13:00", "2016-07-01T13:00:00Z".
+        texts: such as "7", "1949-01", "2016/07/01", "2016-07-01 13:00", "2016-07-01T13:00:00Z"; those with an offset,
+            such as +02:00, are brought to UTC.
 
     Returns:
         The times in seconds, months or numbers, and which of them; or the place of the first that cannot be read.
@@ -102,7 +104,7 @@ def parse_times(texts: Sequence[str]) -> tuple[Ticks, Unit] | int:
         return bad if bad is not None else (np.array([int(text) for text in texts], dtype=np.int64), "number")
     plain = [text.strip().removesuffix("Z").replace("/", "-") for text in texts]
     try:
-        found = np.array(plain, dtype="datetime64[s]")
+        found = _as_dates(plain)
     except ValueError:
         return next(i for i, text in enumerate(plain) if not _is_date(text))
     if np.isnat(found).any():
@@ -157,8 +159,15 @@ def _count(number: int, name: str) -> str:
     return f"1 {name}" if number == 1 else f"{number} {name}s"
 
 
+def _as_dates(texts: str | list[str]) -> Any:
+    with warnings.catch_warnings():
+        # numpy turns times with an offset into UTC, as it should, and warns that it does not keep the zone
+        warnings.simplefilter("ignore", UserWarning)
+        return np.array(texts, dtype="datetime64[s]")
+
+
 def _is_date(text: str) -> bool:
     try:
-        return not np.isnat(np.datetime64(text, "s"))
+        return not np.isnat(_as_dates(text))
     except ValueError:
         return False

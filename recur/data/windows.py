@@ -27,7 +27,7 @@ class WindowBatch(NamedTuple):
     channel: Tensor
     """Numbers of the channels, int64 [B]."""
     target: Tensor
-    """[B, H, C], NaN where missing."""
+    """[B, H, C], NaN where missing; where forecasts are fed back all values, [B, H, V]."""
     origin: Tensor
     """Rows of the panel that the windows end with, int64 [B]."""
 
@@ -71,12 +71,14 @@ class Shape:
         horizon: H, steps that are foretold.
         apart: each channel by itself, as a row of its own.
         flags: whether a value was missing is an input of its own.
+        fed: not the targets alone are foretold but all values, for a network that reads its own forecasts.
     """
 
     window: int
     horizon: int
     apart: bool = True
     flags: bool = False
+    fed: bool = False
 
 
 def origins(data: Prepared, shape: Shape, first: NDArray[np.bool_], last: NDArray[np.bool_], every: int = 1) -> Rows:
@@ -126,10 +128,12 @@ def lay_out(data: Prepared, shape: Shape, rows: Rows, *, ahead: bool = True) -> 
         values, missing = np.where(before[..., None], 0, values), missing | before[..., None]
     further = np.minimum(rows[:, None] + np.arange(1 - shape.window, shape.horizon + 1), len(data.values) - 1)
     known = data.known[np.maximum(further, 0)]
+    foretold = data.values.shape[1] if shape.fed else data.targets
     if ahead:
-        target = data.observed[rows[:, None] + np.arange(1, shape.horizon + 1)]
+        coming = rows[:, None] + np.arange(1, shape.horizon + 1)
+        target = np.where(data.missing[coming, :foretold], np.nan, data.values[coming, :foretold]).astype(np.float32)
     else:
-        target = np.full((len(rows), shape.horizon, data.targets), np.nan, np.float32)
+        target = np.full((len(rows), shape.horizon, foretold), np.nan, np.float32)
     static, channel = data.static[data.owners[rows]], np.zeros(len(rows), np.int64)
     if shape.apart:
         values, missing = _apart(values, data.targets), _apart(missing, data.targets)

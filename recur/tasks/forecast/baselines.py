@@ -122,18 +122,3 @@ def simple(history: History) -> dict[str, Rival]:
     if history.season > 1:
         rivals.append(seasonal(data, horizon, history.season))
     return {rival.name: rival for rival in rivals}
-
-
-def changes(history: History) -> Floats:
-    """Return the mean absolute seasonal change of each series and column in the training part, [n, C]; NaN of none."""
-    data, season = history.prepared, history.season
-    rows = np.flatnonzero(history.within("train"))
-    rows = rows[rows - data.begins[rows] >= season]
-    seen = data.observed
-    change = np.abs(seen[rows] - seen[rows - season])
-    there = ~np.isnan(change)
-    sums, counts = np.zeros((2, len(history.panel), data.targets))
-    np.add.at(sums, data.owners[rows], np.where(there, change, 0))
-    np.add.at(counts, data.owners[rows], there)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums > 0, sums / counts, np.nan).astype(np.float32)

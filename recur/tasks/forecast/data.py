@@ -1,94 +1,19 @@
 """From tables to scaled series, cut in time: whatever is learned of them is learned before the cut."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.series import Panel, SeriesColumns, carried, choose_columns, read_panel
+from recur.data.series import Panel, SeriesColumns, choose_columns, read_panel
 from recur.data.windows import Prepared, Shape, origins
 from recur.errors import InputError, nearest
 from recur.tasks.forecast.options import ForecastOptions
+from recur.tasks.forecast.scaling import Scaler, changes
 
 Floats = NDArray[np.float32]
-MOST_NAMES = 50
 PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Means and deviations of the training part, by series and column; static columns as numbers.
-
-    The deviation of a column that does not change is 1; it is 0 of one without values, all of which count as missing.
-    """
-
-    names: list[str]
-    """Of the series."""
-    means: Floats
-    """[n, V]."""
-    deviations: Floats
-    """[n, V]."""
-    known: tuple[list[float], list[float]]
-    """Means and deviations of what is known in advance."""
-    static: list[dict[str, Any]]
-    """Of each static column: mean and deviation, or the names that each have a number of their own."""
-
-    @classmethod
-    def fit(cls, panel: Panel, learned: NDArray[np.bool_]) -> "Scaler":
-        """Learn from the rows `learned`, bool [N], alone."""
-        means, deviations = _moments(panel.values, panel.owners, len(panel), learned)
-        known, spread = _moments(panel.known, np.zeros_like(panel.owners), 1, learned)
-        static = [_static(column) for column in zip(*panel.static, strict=True)]
-        return cls(list(panel.names), means, deviations, (known[0].tolist(), spread[0].tolist()), static)
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self) | {"means": self.means.tolist(), "deviations": self.deviations.tolist()}
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "Scaler":
-        """Make it from `plain`."""
-        arrays = {name: np.array(plain[name], dtype=np.float32) for name in ("means", "deviations")}
-        known = tuple(map(list, plain["known"]))
-        return cls(list(plain["names"]), **arrays, known=known, static=list(plain["static"]))  # type: ignore[arg-type]
-
-    def prepare(self, panel: Panel, targets: int) -> Prepared:
-        """Scale the series of a panel and fill what is missing; each must have been there in training."""
-        numbers = {name: number for number, name in enumerate(self.names)}
-        for name in panel.names:
-            if name not in numbers:
-                raise InputError(
-                    f"series {name!r} was not there in training{nearest(name, self.names)}; leave its rows out"
-                )
-        rows = np.array([numbers[name] for name in panel.names])[panel.owners]
-        deviations = self.deviations[rows]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scaled = np.where(deviations > 0, (panel.values - self.means[rows]) / deviations, np.nan)
-        values, missing = carried(scaled.astype(np.float32), panel.begins)
-        means, spread = (np.array(part, dtype=np.float32) for part in self.known)
-        known, _ = carried(((panel.known - means) / np.where(spread > 0, spread, 1)).astype(np.float32), panel.begins)
-        static = [
-            np.concatenate([_as_numbers(*pair) for pair in zip(self.static, own, strict=True)] or [[]])
-            for own in panel.static
-        ]
-        return Prepared(
-            values,
-            missing,
-            known,
-            np.array(static, dtype=np.float32),
-            panel.begins,
-            panel.ends,
-            panel.owners,
-            targets,
-        )
-
-    def of_series(self, panel: Panel, targets: int) -> tuple[Floats, Floats]:
-        """Return means and deviations of the targets for the series of a panel, [n, C] each."""
-        numbers = {name: number for number, name in enumerate(self.names)}
-        rows = [numbers[name] for name in panel.names]
-        return self.means[rows, :targets], self.deviations[rows, :targets]
 
 
 @dataclass(frozen=True)
@@ -106,6 +31,8 @@ class History:
     prepared: Prepared
     shape: Shape
     season: int
+    changes: Floats
+    """Mean absolute seasonal changes of scaled values before the first cut, [n, C]; NaN of none."""
     notes: list[str] = field(default_factory=list)
 
     def within(self, part: str) -> NDArray[np.bool_]:
@@ -153,13 +80,28 @@ def read_history(options: ForecastOptions) -> History:
     scaler = Scaler.fit(panel, learned)
     prepared = scaler.prepare(panel, targets)
     season = options.season or panel.clock.season or _period(prepared, learned)
+    # what a recursive network reads in the horizon, it has to foretell
+    fed = options.form == "recursive" and targets < len(columns.values)
     shape = Shape(
         _window(options, int(np.unique(panel.ticks[learned]).size)),
         options.horizon,
-        apart=not options.together,
+        apart=not options.together and not fed,
+        fed=fed,
         flags=bool(prepared.missing[learned].any()),
     )
-    history = History(panel, columns, calendar, targets, cuts, scaler, prepared, shape, season, list(panel.notes))
+    history = History(
+        panel,
+        columns,
+        calendar,
+        targets,
+        cuts,
+        scaler,
+        prepared,
+        shape,
+        season,
+        changes(prepared, season, len(panel), learned),
+        list(panel.notes),
+    )
     history.notes.extend(_data_notes(history, options))
     _check_parts(history, options)
     return history
@@ -256,6 +198,9 @@ def _data_notes(history: History, options: ForecastOptions) -> list[str]:
             f"--stride {stride} is a multiple of the season of {history.season} steps: all windows begin in the same "
             f"phase of it; --stride {stride - 1} has them all"
         )
+    if history.shape.fed:
+        others = ", ".join(history.columns.values[history.targets :])
+        notes.append(f"--form recursive reads its own forecasts: it foretells {others} too, which are not scored")
     if share := float(prepared.missing[:, : history.targets].mean()):
         notes.append(
             f"{share:.1%} of the values are missing: as input the last one before is carried on and marked, as "
@@ -265,51 +210,6 @@ def _data_notes(history: History, options: ForecastOptions) -> list[str]:
     if later.any():
         notes.append(f"{len(np.unique(panel.ticks[later])):,} times behind the test part of --split are left out")
     return notes
-
-
-def _moments(values: Floats, owners: NDArray[np.int64], count: int, rows: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return means and deviations of some rows, by their owner, [count, V]; 0 and 1 where there is none."""
-    values, owners = values[rows].astype(np.float64), owners[rows]
-    seen = ~np.isnan(values)
-    filled = np.where(seen, values, 0)
-    number = _sums(seen, owners, count)
-    seen_any = number > 0
-    number = np.maximum(number, 1)
-    means = _sums(filled, owners, count) / number
-    spread = np.where(seen, values - means[owners], 0)
-    deviations = np.sqrt(_sums(spread**2, owners, count) / number)
-    # a column that does not change has a deviation of rounding errors
-    still = deviations <= 1e-7 * np.abs(means)
-    deviations = np.where(seen_any, np.where(still, 1, deviations), 0)
-    return means.astype(np.float32), deviations.astype(np.float32)
-
-
-def _sums(values: NDArray[Any], owners: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    columns = [np.bincount(owners, column, count) for column in values.T]
-    return np.stack(columns, axis=1) if columns else np.zeros((count, 0))
-
-
-def _static(column: Sequence[str]) -> dict[str, Any]:
-    try:
-        numbers = np.array(column, dtype=np.float64)
-    except ValueError:
-        names = sorted(set(column))
-        if len(names) > MOST_NAMES:
-            raise InputError(
-                f"a --static column of names must have at most {MOST_NAMES} different ones, got {len(names)}"
-            ) from None
-        return {"names": names}
-    deviation = float(numbers.std())
-    return {"mean": float(numbers.mean()), "deviation": deviation or 1.0}
-
-
-def _as_numbers(column: Mapping[str, Any], text: str) -> list[float]:
-    if "names" in column:
-        return [float(text == name) for name in column["names"]]
-    try:
-        return [(float(text) - column["mean"]) / column["deviation"]]
-    except ValueError:
-        raise InputError(f"a --static column had numbers in training, got {text!r}") from None
 
 
 def _period(prepared: Prepared, learned: NDArray[np.bool_]) -> int:

@@ -20,19 +20,27 @@ PATHS = 100
 
 
 class ForecastObjective(Objective):
-    """The loss of the network's forecasts; "recursive" reads the true values in training, its own in validation."""
+    """The loss of the network's forecasts; "recursive" reads the true values in training, its own in validation.
+
+    Args:
+        model: the network.
+        targets: how many of the values that it foretells are asked for; it learns all, and is validated on these.
+    """
 
     monitor = "loss"
 
-    def __init__(self, model: Forecaster) -> None:
+    def __init__(self, model: Forecaster, targets: int | None = None) -> None:
         self.model: Forecaster = model
+        self.targets = targets
 
     def measure(self, batch: WindowBatch) -> tuple[Mapping[str, Tensor], int]:
         """Return the mean loss, and the mean squared error of scaled values, over the values that are there."""
         made = self.model(*inputs(self.model, batch), self._given(batch) if self.model.training else None)
-        there = ~batch.target.isnan()
-        off = (self.model.point(made) - batch.target)[there]
-        return {"loss": self.model.loss(made, batch.target), "mse": off.detach().square().mean()}, int(there.sum())
+        asked = None if self.model.training else self.targets
+        made, target = made[:, :, :asked], batch.target[:, :, :asked]
+        there = ~target.isnan()
+        off = (self.model.point(made) - target)[there]
+        return {"loss": self.model.loss(made, target), "mse": off.detach().square().mean()}, int(there.sum())
 
     def probe(self, batch: WindowBatch, rows: int) -> tuple[Any, Callable[[Any], Tensor]]:
         """Return the first rows of a batch, and their loss."""
@@ -117,9 +125,9 @@ def foretell(
                 quantiles = model.quantiles(made, levels)
         yield Made(
             some,
-            _whole(point, len(some), shape),
-            None if quantiles is None else _whole(quantiles, len(some), shape),
-            _whole(batch.target, len(some), shape),
+            _whole(point, len(some), shape)[:, :, : data.targets],
+            None if quantiles is None else _whole(quantiles, len(some), shape)[:, :, : data.targets],
+            _whole(batch.target, len(some), shape)[:, :, : data.targets],
         )
         seen((start + len(some)) / len(rows))
 

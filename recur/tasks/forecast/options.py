@@ -72,6 +72,8 @@ class ForecastOptions(RunOptions):
     """Foretell distributions."""
     season: int | None = None
     """Steps of a season, for the seasonal baseline; none for a day, a week or a year, or the strongest period found."""
+    pictures: int = 9
+    """Series drawn in the report; of more than these, those with the smallest, the middle and the largest errors."""
     cell: tuple[str, ...] = ("gru",)
     """Recurrent cells; several are trained one after the other and compared."""
     dropout: float = 0.1
@@ -97,7 +99,7 @@ class ForecastOptions(RunOptions):
     def check(self) -> None:
         """Raise InputError for a value out of its range, naming the flag."""
         super().check()
-        for name in ("horizon", "window", "stride", "test_stride", "segment", "season"):
+        for name in ("horizon", "window", "stride", "test_stride", "segment", "season", "pictures"):
             require(self, name, lambda value: value >= 1, "at least 1")
         levels = self.quantiles
         rising = all(low < high for low, high in zip((0.0, *levels), (*levels, 1.0), strict=True))

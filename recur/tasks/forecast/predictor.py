@@ -16,8 +16,9 @@ from recur.data.windows import Shape, lay_out
 from recur.errors import InputError
 from recur.models.forecaster import Forecaster
 from recur.tasks.forecast.baselines import simple
-from recur.tasks.forecast.data import History, Scaler
+from recur.tasks.forecast.data import History
 from recur.tasks.forecast.model import ForecastObjective, foretell
+from recur.tasks.forecast.scaling import Scaler, changes
 from recur.tasks.forecast.scores import Scores, score
 from recur.tasks.forecast.scoring import network_errors, scale_of, simple_errors
 from recur.tasks.job import Example, Predictor, evenly
@@ -64,7 +65,8 @@ class ForecastPredictor(Predictor):
         self.clock = Clock(**config["clock"])
         self.calendar, self.targets = tuple(config["calendar"]), int(config["targets"])
         network = model.config
-        self.shape = Shape(network.window, network.horizon, bool(config["apart"]), network.flags)
+        apart, fed = bool(config["apart"]), network.targets > self.targets
+        self.shape = Shape(network.window, network.horizon, apart, network.flags, fed)
         self.levels: tuple[float, ...] = network.quantiles
         self.season = int(config["season"])
         self.uneven: Uneven = self.options.get("uneven", "error")
@@ -133,7 +135,7 @@ class ForecastPredictor(Predictor):
             InputError: the table is not like that of the training, or too short.
         """
         history = self._history(self._panel([file]))
-        rows = history.origins("test")
+        rows, new = history.origins("test"), self._new(history.panel)
         if not len(rows):
             raise InputError(
                 f"{file} must have more than {self.shape.window + self.shape.horizon - 1} steps of a series, a window "
@@ -141,7 +143,7 @@ class ForecastPredictor(Predictor):
             )
         naive = {name: errors for name, (errors, _) in simple_errors(simple(history).values(), history, rows).items()}
         found = score(network_errors(self.model, history, rows, self.levels), naive, scale_of(history, self.levels))
-        return dataclasses.replace(found, mase=None, notes=(*self.warn_if_learned(file), *found.notes))
+        return dataclasses.replace(found, notes=(*self.warn_if_learned(file), *new, *found.notes))
 
     def shown(self, scores: Scores) -> str:
         """Return the errors, on scaled values and in each column's own unit."""
@@ -149,6 +151,7 @@ class ForecastPredictor(Predictor):
         lines = [
             f"MSE      {scores.mse:.4f}{around}, {scores.windows:,} windows, values scaled by the training part",
             f"MAE      {scores.mae:.4f}",
+            *([] if scores.mase is None else [f"MASE     {scores.mase:.4f}"]),
             f"skill    {abs(scores.skill):.1%} {'below' if scores.skill > 0 else 'above'} the MSE of the last value",
         ]
         if scores.coverage:
@@ -193,6 +196,14 @@ class ForecastPredictor(Predictor):
 
     def _history(self, panel: Panel, cuts: tuple[int, int, int] | None = None) -> History:
         first, last = int(panel.ticks.min()), int(panel.ticks.max())
+        # a series that is new has nothing before its first forecast but its first window
+        early = np.arange(len(panel.ticks)) - panel.begins < self.shape.window
+        scaler = self.scaler.with_new(panel, early)
+        prepared, places = scaler.prepare(panel, self.targets), scaler.places(panel)
+        known = np.array(self.config["changes"], dtype=np.float32)
+        found = changes(prepared, self.season, len(panel), early)
+        seen = places < len(known)
+        found[seen] = known[places[seen]]
         return History(
             panel,
             self.columns,
@@ -200,11 +211,23 @@ class ForecastPredictor(Predictor):
             self.targets,
             # all of it is test, but nothing is learned of it
             cuts or (first, first, last + 1),
-            self.scaler,
-            self.scaler.prepare(panel, self.targets),
+            scaler,
+            prepared,
             self.shape,
             self.season,
+            found,
         )
+
+    def _new(self, panel: Panel) -> list[str]:
+        """Say which series of a panel were not there in training."""
+        known = set(self.scaler.names)
+        new = [name for name in panel.names if name not in known]
+        if not new:
+            return []
+        return [
+            f"{len(new):,} of {len(panel):,} series, such as {', '.join(new[:3])}, were not there in training: each is "
+            f"scaled by its own first {self.shape.window} steps"
+        ]
 
     def _ended(self, panel: Panel) -> Iterator[Ended]:
         known = len(self.columns.known) > 0
@@ -228,10 +251,12 @@ class ForecastPredictor(Predictor):
         panel, horizon = items[0].panel, self.shape.horizon
         ends = [int(panel.offsets[item.series + 1]) for item in items]
         whole = _lengthened(panel, items, horizon, self.clock, self.calendar)
-        prepared = self.scaler.prepare(whole, self.targets)
+        # all that is there of a new series lies before its forecast
+        scaler = self.scaler.with_new(whole, np.ones(len(whole.ticks), dtype=bool))
+        prepared = scaler.prepare(whole, self.targets)
         rows = whole.offsets[1:] - 1 - horizon
         assert len(ends) == len(rows)
-        means, deviations = self.scaler.of_series(whole, self.targets)
+        means, deviations = scaler.of_series(whole, self.targets)
         made = list(foretell(self.model, prepared, self.shape, rows, self.levels, ahead=False))
         points = np.concatenate([part.point for part in made])
         quantiles = None

@@ -182,7 +182,7 @@ class Scale:
     Args:
         columns: names of what is foretold.
         deviations: of each series and column, [n, C].
-        changes: mean absolute seasonal changes in the training part, of scaled values, [n, C]; NaN if there are none.
+        changes: mean absolute seasonal changes before the first cut, of scaled values, [n, C]; NaN if there are none.
         levels: quantiles, lowest to highest.
     """
 

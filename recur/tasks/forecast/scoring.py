@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recur.models.forecaster import Forecaster
-from recur.tasks.forecast.baselines import Rival, changes, past
+from recur.tasks.forecast.baselines import Rival, past
 from recur.tasks.forecast.data import History
 from recur.tasks.forecast.model import foretell
 from recur.tasks.forecast.scores import Errors, Scale, Shown
@@ -57,7 +57,7 @@ def _empty(history: History) -> Errors:
 def scale_of(history: History, levels: tuple[float, ...]) -> Scale:
     """Return what scores are reckoned by."""
     _, deviations = history.scaler.of_series(history.panel, history.targets)
-    return Scale(history.target_names, deviations, changes(history), levels)
+    return Scale(history.target_names, deviations, history.changes, levels)
 
 
 def pictures(
@@ -67,7 +67,7 @@ def pictures(
     levels: tuple[float, ...],
     errors: Errors,
     rivals: Mapping[str, Rival],
-    most: int = 9,
+    most: int,
 ) -> list[Shown]:
     """Return the last forecasts of the test part, in their own units.
 
@@ -84,13 +84,14 @@ def pictures(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         off = errors.by_unit[1] / errors.by_unit[2]
-        mase = off / changes(history)
+        mase = off / history.changes
     rank = np.where(np.isfinite(mase), mase, off)
     units = [unit for unit in np.ndindex(*rank.shape) if np.isfinite(rank[unit])]
     if len(units) > most:
         order, third = sorted(units, key=lambda unit: rank[unit]), most // 3
-        middle = (len(order) - third) // 2
-        units = [*order[:third], *order[middle : middle + third], *order[-third:]]
+        count = most - 2 * third
+        middle = (len(order) - count) // 2
+        units = [*order[:third], *order[middle : middle + count], *order[len(order) - third :]]
     data, panel, shape = history.prepared, history.panel, history.shape
     shown = []
     for series, column in units:

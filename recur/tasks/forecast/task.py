@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recur.data.windows import WindowBatches
 from recur.errors import InputError
 from recur.models.forecaster import Forecaster, ForecasterConfig
@@ -42,14 +44,14 @@ class Forecast(Task[ForecastOptions, History]):
     def setup(self, options: ForecastOptions, data: History) -> Setup:
         """Make the network and batches of windows."""
         (seed,), shape, prepared = options.seed, data.shape, data.prepared
-        others = len(data.columns.values) - data.targets
+        values = len(data.columns.values)
         network = ForecasterConfig(
             **options.network(ForecasterConfig)
             | {
                 "window": shape.window,
                 "horizon": shape.horizon,
-                "values": 1 + others if shape.apart else len(data.columns.values),
-                "targets": 1 if shape.apart else data.targets,
+                "values": 1 + values - data.targets if shape.apart else values,
+                "targets": 1 if shape.apart else values if shape.fed else data.targets,
                 "flags": shape.flags,
                 "known": prepared.known.shape[1],
                 "static": prepared.static.shape[1],
@@ -63,7 +65,7 @@ class Forecast(Task[ForecastOptions, History]):
             data.origins("validation", options.test_stride),
         )
         return Setup(
-            ForecastObjective(Forecaster(network)),
+            ForecastObjective(Forecaster(network), data.targets if shape.fed else None),
             WindowBatches(prepared, shape, train, options.batch_size, seed),
             WindowBatches(prepared, shape, validation, options.batch_size, shuffle=False),
             config={
@@ -76,6 +78,7 @@ class Forecast(Task[ForecastOptions, History]):
                 "clock": dataclasses.asdict(data.panel.clock),
                 "cuts": data.cuts,
                 "scaler": data.scaler.plain(),
+                "changes": np.where(np.isnan(data.changes), None, data.changes).tolist(),  # type: ignore[call-overload]
             },
         )
 
@@ -126,7 +129,7 @@ class Forecast(Task[ForecastOptions, History]):
         best = min(members, key=lambda member: member.validation.mse)
         drawn = Drawn(
             {name: errors for name, (errors, _) in found["test"].items()},
-            pictures(best.trained.model, data, parts["test"], options.levels, best.shown, rivals),
+            pictures(best.trained.model, data, parts["test"], options.levels, best.shown, rivals, options.pictures),
         )
         rows = {"train": len(data.origins("train", options.stride))} | {name: len(own) for name, own in parts.items()}
         return Scored(members, baselines, rows, notes, extra=drawn)
