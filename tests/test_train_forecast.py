@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recur.app.main import main
-from recur.data.series import SeriesColumns, carried, choose_columns, read_panel
+from recur.data.numbers import carried
+from recur.data.series import SeriesColumns, choose_columns, read_panel
 from recur.data.times import Clock, calendar_features, parse_times
 from recur.data.windows import lay_out
 from recur.errors import InputError
@@ -536,7 +537,7 @@ def test_wrong_options_are_named(tmp_path: Path, given: dict[str, object], messa
     ("change", "message"),
     [
         (("a", 7, "many"), "line 9: expected a number as 'a', or nothing, found 'many'"),
-        (("a", 7, "inf"), "line 9: expected a finite number as 'a', got inf"),
+        (("a", 7, "inf"), "line 9: expected a finite number as 'a', found 'inf'"),
         (("time", 7, "noon"), "line 9: expected a time as 'time', such as .* found 'noon'"),
         (("time", 7, "2020-01-01 06:00:00"), "one row for each time, found two at 2020-01-01 06:00:00"),
     ],

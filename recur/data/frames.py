@@ -1,7 +1,7 @@
 """Many sequences of frames of numbers, of different lengths, in one flat array, and their batches."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from recur.data.batches import ByLength
 from recur.errors import InputError
 
 Values = NDArray[np.float32]
+# numbers that mean and deviation are taken of at a time
+COUNTED = 1 << 22
 
 
 class Frames:
-    """Ragged frames: sequence i is `values[offsets[i] : offsets[i + 1]]`, [T, D].
+    """Ragged frames: sequence i is `values[starts[i] : starts[i] + lengths[i]]`, [T, D].
 
     Args:
         rows: the sequences, each [T, D].
@@ -35,30 +37,75 @@ class Frames:
             if row.ndim != 2 or row.shape[1] != size:
                 raise InputError(f"every row must be [T, D] with D = {size}, got {list(row.shape)}")
             kept.append(np.asarray(row, dtype=np.float32))
-        self.size = size
-        self.values: Values = np.concatenate([np.empty((0, size), np.float32), *kept])
-        self.offsets = np.cumsum([0, *map(len, kept)])
+        self._lay(
+            np.concatenate([np.empty((0, size), np.float32), *kept]),
+            np.cumsum([0, *map(len, kept)])[:-1],
+            np.array([len(row) for row in kept], dtype=np.int64),
+        )
+
+    @classmethod
+    def over(cls, values: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> "Frames":
+        """Return frames that lie in an array [N, D] of any type of number, which is not copied.
+
+        Args:
+            values: the numbers; they become float32 as they are read.
+            starts: first row of each sequence, int64 [n].
+            lengths: rows of each sequence, int64 [n].
+        """
+        frames = cls.__new__(cls)
+        frames._lay(values, starts, lengths)
+        return frames
+
+    def _lay(self, values: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self.values, self.starts, self.lengths, self.size = values, starts, lengths, values.shape[1]
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
     def __getitem__(self, i: int) -> Values:
         if not 0 <= i < len(self):
             raise IndexError(f"sequence {i} of {len(self)}")
-        return self.values[self.offsets[i] : self.offsets[i + 1]]
+        own: Values = self._own(i).astype(np.float32, copy=False)
+        return own
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The frames of each sequence, int64 [n]."""
-        return np.diff(self.offsets)
+    def _own(self, i: int) -> NDArray[Any]:
+        return self.values[self.starts[i] : self.starts[i] + self.lengths[i]]
+
+    def take(self, rows: NDArray[np.int64]) -> "Frames":
+        """Return some of the sequences; their numbers stay where they are."""
+        return Frames.over(self.values, self.starts[rows], self.lengths[rows])
 
     def padded(self, rows: NDArray[np.int64]) -> tuple[Values, NDArray[np.int64]]:
         """Return some sequences [B, T, D], zeros behind their ends, and their lengths [B]."""
         lengths = self.lengths[rows]
         laid = np.zeros((len(rows), int(lengths.max(initial=0)), self.size), np.float32)
         for place, row in enumerate(rows.tolist()):
-            laid[place, : lengths[place]] = self[row]
+            laid[place, : lengths[place]] = self._own(row)
         return laid, lengths
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and deviation of each number over all frames, float64 [D]; NaN does not count.
+
+        What is never there has mean 0 and deviation 0.
+        """
+        count, mean, squares = (np.zeros(self.size) for _ in range(3))
+        for block in self._blocks():
+            there = ~np.isnan(block)
+            found = there.sum(axis=0)
+            with np.errstate(invalid="ignore"):
+                own = np.nan_to_num(np.where(there, block, 0).sum(axis=0) / found)
+            # Chan et al. 1979, equation 2.1
+            rise, both = own - mean, np.maximum(count + found, 1)
+            squares += (np.where(there, block - own, 0) ** 2).sum(axis=0) + rise**2 * count * found / both
+            mean += rise * found / both
+            count += found
+        return mean, np.sqrt(squares / np.maximum(count, 1))
+
+    def _blocks(self) -> Iterator[NDArray[np.float64]]:
+        """Yield all frames, a good number at a time, [n, D]."""
+        ends = np.cumsum(self.lengths) * self.size // COUNTED
+        for rows in np.split(np.arange(len(self)), np.flatnonzero(np.diff(ends)) + 1):
+            yield np.concatenate([self.values[:0], *map(self._own, rows.tolist())]).astype(np.float64)
 
 
 class FrameBatch(NamedTuple):

@@ -8,14 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.tables import Table, column_names, read_table
+from recur.data.numbers import Floats, numeric_columns, place_of, to_numbers
+from recur.data.tables import column_names, read_table
 from recur.data.times import Clock, Ticks, Unit, calendar_features, parse_times, weekdays_only
 from recur.errors import InputError, nearest
 
-Floats = NDArray[np.float32]
 Uneven = Literal["error", "fill", "rows"]
-MISSING = {"", "na", "nan", "n/a", "null", "none", "?"}
-LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def choose_columns(
             raise InputError(f"the column {name!r} is asked for twice; leave it out of one of the options")
         if name not in names:
             raise InputError(f"{path}: there is no column {name!r}{nearest(name, names)}; it has {', '.join(names)}")
-    found = tuple(values) or tuple(_numeric(path, [name for name in names if name not in taken]))
+    found = tuple(values) or tuple(numeric_columns(path, [name for name in names if name not in taken]))
     if not found:
         raise InputError(f"{path} must have columns of numbers besides {', '.join(taken)}, found none of {names}")
     return SeriesColumns(chosen, found, series, tuple(known), tuple(static))
@@ -184,24 +182,6 @@ class _Part:
         return replace(self, ticks=seconds, unit="second")
 
 
-def _numeric(path: str | Path, names: list[str]) -> list[str]:
-    left, seen = dict.fromkeys(names, False), 0
-    for row in read_table(path, names, blank=True):
-        for name in list(left):
-            text = row[name].strip()
-            if text.lower() in MISSING:
-                continue
-            try:
-                float(text)
-                left[name] = True
-            except ValueError:
-                del left[name]
-        seen += 1
-        if seen == LOOKED_AT:
-            break
-    return [name for name, has_numbers in left.items() if has_numbers]
-
-
 def _read(path: str | Path, columns: SeriesColumns) -> _Part:
     table = read_table(path, list(dict.fromkeys(columns.all)), blank=True)
     cells: dict[str, list[str]] = {name: [] for name in table.columns}
@@ -221,49 +201,18 @@ def _read(path: str | Path, columns: SeriesColumns) -> _Part:
     if isinstance(parsed, int):
         found = cells[columns.time][parsed]
         raise InputError(
-            f"{path}, {_place(table, parsed)}: expected a time as {columns.time!r}, such as 2016-07-01 13:00, 2016-07 "
+            f"{path}, {place_of(table, parsed)}: expected a time as {columns.time!r}, such as 2016-07-01 13:00, 2016-07 "
             f"or a whole number, found {found!r}"
         )
     count = len(parsed[0])
     series = cells[columns.series] if columns.series else [""] * count
     values, known = (
-        np.stack([_numbers(table, name, cells[name]) for name in names], axis=1)
+        np.concatenate([to_numbers(table, [name], cells[name]) for name in names], axis=1)
         if names
         else np.zeros((count, 0), np.float32)
         for names in (columns.values, columns.known)
     )
     return _Part(*parsed, series, values, known, static or dict.fromkeys(series, ()))
-
-
-def _numbers(table: Table, name: str, texts: list[str]) -> Floats:
-    filled = ["nan" if text.strip().lower() in MISSING else text for text in texts]
-    try:
-        found = np.array(filled, dtype=np.float64)
-    except ValueError:
-        bad = next(i for i, text in enumerate(filled) if not _is_number(text))
-        raise InputError(
-            f"{table.path}, {_place(table, bad)}: expected a number as {name!r}, or nothing, found {texts[bad]!r}"
-        ) from None
-    if np.isinf(found).any():
-        bad = int(np.isinf(found).argmax())
-        raise InputError(f"{table.path}, {_place(table, bad)}: expected a finite number as {name!r}, got {texts[bad]}")
-    return found.astype(np.float32)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _place(table: Table, number: int) -> str:
-    """Say where row `number` stands, by reading the table again."""
-    for count, _ in enumerate(table):
-        if count == number:
-            break
-    return table.place
 
 
 def _joined(parts: list[_Part]) -> _Part:
@@ -351,23 +300,3 @@ def _means(values: Floats, cell: NDArray[np.int64], size: int) -> Floats:
     np.add.at(counts, cell, seen)
     with np.errstate(invalid="ignore"):
         return (sums / np.where(counts > 0, counts, np.nan)).astype(np.float32)
-
-
-def carried(values: Floats, begins: NDArray[np.int64]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Fill missing values with the last one before them in their series, 0 where there is none.
-
-    Args:
-        values: float32 [N, C], NaN where missing.
-        begins: the first row of each row's series, [N].
-
-    Returns:
-        The filled values [N, C], and where they were missing, bool [N, C].
-    """
-    missing = np.isnan(values)
-    if not missing.any():
-        return values, missing
-    rows = np.where(missing, -1, np.arange(len(values))[:, None])
-    latest = np.maximum.accumulate(rows, axis=0)
-    there = latest >= begins[:, None]
-    filled = np.take_along_axis(values, np.maximum(latest, 0), axis=0)
-    return np.where(there, filled, 0).astype(np.float32), missing
