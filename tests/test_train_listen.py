@@ -17,12 +17,12 @@ from recur.data.tables import fingerprint
 from recur.errors import InputError
 from recur.models.frames import deltas
 from recur.models.listener import Listener, ListenerConfig
+from recur.tasks.frames.augment import Augmentation
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.listen.task import LISTEN
 from recur.tasks.progress import Progress
-from recur.tasks.sounds.augment import Augmentation
 
 soundfile = pytest.importorskip("soundfile")
 

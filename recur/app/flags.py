@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from recur.tasks.options import field_docs, flag
-from recur.tasks.registry import TASKS
+from recur.tasks.registry import entries
 
 
 def with_flags(options: type, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +29,7 @@ def with_task_flags(parts: Sequence[str], function: Callable[..., Any]) -> Calla
         function: the command; its last parameter is `**given`.
     """
     merged: dict[str, tuple[Any, str, list[str]]] = {}
-    for task, entry in TASKS.items():
+    for task, entry in entries():
         for kind in (getattr(entry, part) for part in parts):
             docs, hints = field_docs(kind), typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):

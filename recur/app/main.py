@@ -79,7 +79,7 @@ def _train(name: str, options: Any) -> None:
     from recur.tasks.job_run import train_run
     from recur.tasks.run import read_metrics
 
-    task, folder = TASKS[name].task, options.folder
+    task, folder = TASKS[name].of(vars(options)).task, options.folder
     try:
         train_run(task, options)
     except Interrupted as stopped:

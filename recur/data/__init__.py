@@ -2,6 +2,8 @@
 
 from recur.data.aligned import AlignedFiles
 from recur.data.batches import Batch, LengthBatches, PairBatch, PairBatches
+from recur.data.frames import FrameBatches, Frames
+from recur.data.measured import Layout, Measured, read_measured
 from recur.data.reber import (
     embedded_reber,
     embedded_reber_table,
@@ -24,8 +26,12 @@ __all__ = [
     "UNKNOWN",
     "AlignedFiles",
     "Batch",
+    "FrameBatches",
+    "Frames",
     "Indexer",
+    "Layout",
     "LengthBatches",
+    "Measured",
     "PairBatch",
     "PairBatches",
     "Panel",
@@ -52,6 +58,7 @@ __all__ = [
     "is_embedded_reber",
     "is_reber",
     "one_hot_table",
+    "read_measured",
     "read_panel",
     "read_table",
     "read_vectors",

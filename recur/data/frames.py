@@ -75,6 +75,13 @@ class Frames:
         """Return some of the sequences; their numbers stay where they are."""
         return Frames.over(self.values, self.starts[rows], self.lengths[rows])
 
+    def filled(self, values: NDArray[Any]) -> "Frames":
+        """Return the sequences with a value [D] for each NaN."""
+        if self.values.dtype.kind != "f" or not np.isnan(self.values).any():
+            return self
+        filled = np.where(np.isnan(self.values), values.astype(np.float32), self.values)
+        return Frames.over(filled, self.starts, self.lengths)
+
     def padded(self, rows: NDArray[np.int64]) -> tuple[Values, NDArray[np.int64]]:
         """Return some sequences [B, T, D], zeros behind their ends, and their lengths [B]."""
         lengths = self.lengths[rows]

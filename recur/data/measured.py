@@ -258,10 +258,11 @@ def _from_wide(path: str | Path, layout: Layout, labelled: bool) -> Measured:
     values = cells.numbers()
     count, steps = len(values), len(columns) // size
     values = values.reshape(count, steps, size)
-    there = ~np.isnan(values).all(axis=2)
+    there = np.asarray((~np.isnan(values)).any(axis=2))
     lengths = steps - there[:, ::-1].argmax(axis=1)
-    if not there.any(axis=1).all():
-        bad = int((~there.any(axis=1)).argmax())
+    empty = np.flatnonzero(~there.any(axis=1))
+    if len(empty):
+        bad = int(empty[0])
         raise InputError(f"{path}, {place_of(table, bad)}: expected numbers, found none in the whole row; take it out")
     frames = Frames.over(values.reshape(-1, size), np.arange(count) * steps, lengths)
     frames, told = _carried(path, frames)

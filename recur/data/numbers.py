@@ -1,4 +1,4 @@
-"""Cells of tables as numbers: what stands for a missing one, what is no number and where it stands, how gaps are filled."""
+"""Cells of tables as numbers: what stands for a missing one, what is no number, and how gaps are filled."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -201,8 +201,8 @@ def _read(path: str | Path, columns: SeriesColumns) -> _Part:
     if isinstance(parsed, int):
         found = cells[columns.time][parsed]
         raise InputError(
-            f"{path}, {place_of(table, parsed)}: expected a time as {columns.time!r}, such as 2016-07-01 13:00, 2016-07 "
-            f"or a whole number, found {found!r}"
+            f"{path}, {place_of(table, parsed)}: expected a time as {columns.time!r}, such as 2016-07-01 13:00, "
+            f"2016-07 or a whole number, found {found!r}"
         )
     count = len(parsed[0])
     series = cells[columns.series] if columns.series else [""] * count

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recur.errors import InputError, nearest
+from recur.scan import readable
 
 POOLINGS = ["last", "mean", "max", "concat"]
 
@@ -59,14 +60,18 @@ def _last(output: Tensor, lengths: Tensor, directions: int) -> Tensor:
 
 
 def _mean(output: Tensor, lengths: Tensor) -> Tensor:
-    total = output.masked_fill(~_valid(output, lengths), 0.0).sum(1)
-    return total / lengths.clamp(min=1)[:, None].to(output.dtype)
+    return _filled(output, lengths, 0.0).sum(1) / lengths.clamp(min=1)[:, None].to(output.dtype)
 
 
 def _max(output: Tensor, lengths: Tensor) -> Tensor:
-    largest = output.masked_fill(~_valid(output, lengths), -torch.inf).max(1).values
+    largest = _filled(output, lengths, -torch.inf).max(1).values
     return torch.where((lengths > 0)[:, None], largest, 0.0)
 
 
-def _valid(output: Tensor, lengths: Tensor) -> Tensor:
-    return (torch.arange(output.shape[1], device=output.device) < lengths[:, None])[..., None]
+def _filled(output: Tensor, lengths: Tensor, value: float) -> Tensor:
+    """Return the outputs with a value at steps beyond a row's length."""
+    # copies of long outputs cost as much as a layer
+    if readable(lengths) and not lengths.is_cuda and bool((lengths == output.shape[1]).all()):
+        return output
+    valid = torch.arange(output.shape[1], device=output.device) < lengths[:, None]
+    return output.masked_fill(~valid[..., None], value)

@@ -30,8 +30,12 @@ class FrameReader(nn.Module):
 
     def fit(self, frames: Tensor) -> None:
         """Take mean and deviation from the frames [N, D] of the training part."""
-        self.mean.copy_(frames.mean(0))
-        self.deviation.copy_(frames.std(0, unbiased=False).clamp(min=LEAST_DEVIATION))
+        self.scale_by(frames.mean(0), frames.std(0, unbiased=False).clamp(min=LEAST_DEVIATION))
+
+    def scale_by(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take a mean and a deviation, [D] each."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
 
     def inputs(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Return what the network reads, `[B, T, D]`, or `[B, T, 3 D]` with slopes."""

@@ -19,7 +19,7 @@ from recur.flow.plain import plain
 from recur.tasks.checkpoint import random_state, seed_all, set_random_state
 from recur.tasks.job import Predictor
 from recur.tasks.predictor import load
-from recur.tasks.registry import TASKS
+from recur.tasks.registry import entry_of
 from recur.tasks.run import make_folder, read_config, read_metrics, versions
 
 
@@ -76,7 +76,7 @@ def _networks(folder: Path) -> dict[str, Path]:
     if not members:
         return {f"{metrics['cell']}-{metrics['seed']}": folder}
     best: dict[str, str] = {}
-    figure, found = TASKS[config["task"]].task.figure_of(metrics["test"]), metrics.get("members", {})
+    figure, found = entry_of(config, folder).task.figure_of(metrics["test"]), metrics.get("members", {})
 
     def rank(name: str) -> tuple[float, float]:
         validation = found[name]["validation"]
@@ -103,7 +103,7 @@ def _initial(predictor: Predictor) -> dict[str, dict[str, NDArray[np.complex128]
     state = random_state()
     try:
         seed_all(int(config["seed"]))
-        model = TASKS[config["task"]].task.build(config)
+        model = entry_of(config, predictor.folder).task.build(config)
     finally:
         set_random_state(state)
     return {name: dict(matrices) for name, matrices in _eigenvalues(model)}

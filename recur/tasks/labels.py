@@ -1,18 +1,50 @@
 """What tasks share that give each row one label: how parts are cut, answers, scores as text, pictures of mistakes."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recur.errors import InputError
 from recur.report import Block, Confusion, Table
 from recur.tasks.figures import Scores
 from recur.tasks.job_result import columns, percent
 
 Rows = NDArray[np.integer[Any]]
 MOST_CLASSES = 30
+SHOWN_LABELS = 10
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return different labels in the order of their classes: by number where all are whole numbers, else as texts."""
+    names = set(names)
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+def class_numbers(found: Sequence[str], labels: Sequence[str], place: Callable[[int], str]) -> NDArray[np.int64]:
+    """Return the number of each label's class.
+
+    Args:
+        found: the labels [n].
+        labels: the classes.
+        place: where the label of a row stands.
+
+    Raises:
+        InputError: a label is not among the classes.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    for row, label in enumerate(found):
+        if label not in numbers:
+            shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
+            raise InputError(
+                f"{place(row)}: the label {str(label)!r} is not among those of the training data, {shown}; correct it, "
+                "or take such rows out"
+            )
+    return np.array([numbers[label] for label in found], dtype=np.int64)
 
 
 @dataclass(frozen=True)

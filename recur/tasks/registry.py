@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
 from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.listen.options import ListenOptions, SoundColumns
+from recur.tasks.numbers.options import NumberColumns, asks_for_numbers
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
 from recur.tasks.translate.options import Decoding, TranslateColumns, TranslateOptions
@@ -38,6 +39,8 @@ class Entry:
     """How another file is read, by `recur predict --file`, `recur evaluate` and `recur flow`: their flags."""
     decoding: type = NoFlags
     """How answers are made, by `recur predict` and `recur evaluate`: their flags."""
+    other: "Other | None" = None
+    """The task of the same name on data of another kind."""
 
     @property
     def task(self) -> "Task[Any, Any]":
@@ -46,13 +49,34 @@ class Entry:
         task: Task[Any, Any] = getattr(importlib.import_module(module), name)
         return task
 
+    def of(self, options: Mapping[str, Any]) -> "Entry":
+        """Return the entry that such options of `recur train` are for."""
+        return self.other.entry if self.other and self.other.asked(options) else self
+
+
+@dataclass(frozen=True)
+class Other:
+    """A task on data of another kind."""
+
+    kind: str
+    """What the data are, in a word."""
+    entry: Entry
+    asked: Callable[[Mapping[str, Any]], bool]
+    """Says whether options ask for it."""
+
 
 TASKS = {
     "classify": Entry(
         "recur.tasks.classify.task:CLASSIFY",
         ClassifyOptions,
-        "Train classifiers on labelled text, compare them with simple methods, and write a report.",
+        "Train classifiers on labelled texts or sequences of numbers, compare them with simple methods, and write a "
+        "report.",
         ClassifyColumns,
+        other=Other(
+            "numbers",
+            Entry("recur.tasks.numbers.task:NUMBERS", ClassifyOptions, "", NumberColumns),
+            asks_for_numbers,
+        ),
     ),
     "tag": Entry(
         "recur.tasks.tag.task:TAG",
@@ -96,7 +120,15 @@ def entry_of(config: Mapping[str, Any], folder: object) -> Entry:
     name = config.get("task")
     if name not in TASKS:
         raise RunError(f"{folder} must be a run of recur train {' or '.join(TASKS)}, got one of {name!r}")
-    return TASKS[name]
+    return TASKS[name].of(config.get("options", {}))
+
+
+def entries() -> Iterator[tuple[str, Entry]]:
+    """Yield all tasks with what a reader calls them, those on data of another kind too."""
+    for name, entry in TASKS.items():
+        yield name, entry
+        if entry.other:
+            yield f"{name} {entry.other.kind}", entry.other.entry
 
 
 def chosen(kinds: Sequence[type], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """From files of labelled text to ids: the parts are cut, the words counted in the training part alone."""
 
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from recur.errors import InputError
 from recur.files import existing_folder
 from recur.tasks.classify.baselines import Part
 from recur.tasks.classify.options import ClassifyOptions
-from recur.tasks.labels import Rows, split
+from recur.tasks.labels import Rows, in_order, split
 
 
 @dataclass(frozen=True)
@@ -279,8 +278,7 @@ def _classes(options: ClassifyOptions, survey: _Survey) -> tuple[list[str], NDAr
             f"{options.train}: the column {options.label!r} holds a different value in each of {rows} rows; "
             "name the column of the classes with --label"
         )
-    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
-    labels = sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+    labels = in_order(names)
     number = {label: i for i, label in enumerate(labels)}
     return labels, np.array([number[name] for name in names], np.int32)[survey.numbers]
 

@@ -1,22 +1,20 @@
 """The options of `recur train classify`: every field is a flag, a key of the TOML file, and a line of config.json."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from recur.errors import InputError
-from recur.tasks.options import RunOptions, require
+from recur.tasks.numbers.options import NumberOptions, asks_for_numbers
+from recur.tasks.options import RunOptions, flag, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyOptions(RunOptions):
-    """From files of labelled text (.csv, .tsv, .jsonl, each also .gz, or .parquet) to a trained classifier."""
-
-    PATHS: ClassVar[tuple[str, ...]] = (*RunOptions.PATHS, "vectors")
+class TextOptions(RunOptions):
+    """What is asked for of texts alone."""
 
     text: str = "text"
     """Column of the texts."""
-    label: str = "label"
-    """Column of the labels."""
     skip_bad_rows: bool = False
     """Leave broken rows out and count them, instead of stopping."""
     tokens: Literal["auto", "words", "characters", "jieba"] = "auto"
@@ -29,10 +27,6 @@ class ClassifyOptions(RunOptions):
     """Longest text in tokens; the rest is cut off."""
     keep: Literal["first", "last"] = "last"
     """Which end of a longer text is kept."""
-    bidirectional: bool = False
-    """Read each text from both ends."""
-    pooling: Literal["last", "mean", "max", "concat"] = "concat"
-    """What of the outputs is scored: the last, their mean or maximum, or the three side by side."""
     embedding: Literal["trained", "one-hot"] = "trained"
     """How a token becomes a vector."""
     embedding_size: int = 100
@@ -69,6 +63,37 @@ class ClassifyOptions(RunOptions):
         if self.embedding == "one-hot" and (self.vectors is not None or self.ngrams > 1):
             given = "--vectors" if self.vectors is not None else "--ngrams"
             raise InputError(f"--embedding one-hot has no vectors to go with {given}; leave one of the two out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(TextOptions, NumberOptions):
+    """From labelled texts or sequences of numbers to a trained classifier.
+
+    Texts come from tables (.csv, .tsv, .jsonl, each also .gz, or .parquet). Numbers come from arrays (.npz), or from
+    such tables where --series, --step-size or --numbers is given.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = (*RunOptions.PATHS, "vectors")
+
+    label: str = "label"
+    """Column of the labels."""
+    bidirectional: bool = False
+    """Read each row from both ends."""
+    pooling: Literal["last", "mean", "max", "concat"] = "concat"
+    """What of the outputs is scored: the last, their mean or maximum, or the three side by side."""
+
+    def check(self) -> None:
+        """Raise InputError for a value out of its range, or one that is not for such data, naming the flag."""
+        super().check()
+        numbers = asks_for_numbers(dataclasses.asdict(self))
+        shared = {f.name for f in dataclasses.fields(RunOptions)}
+        for name in (f.name for f in dataclasses.fields(TextOptions if numbers else NumberOptions)):
+            if name not in shared and name in self.changed():
+                kinds = ("texts", "numbers") if numbers else ("sequences of numbers", "texts")
+                raise InputError(
+                    f"{flag(name)} is for {kinds[0]}, and {self.train} is read as one of {kinds[1]}; leave it out"
+                    + ("" if numbers else ", or name the columns of numbers with --series or --step-size")
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

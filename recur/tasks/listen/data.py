@@ -1,7 +1,6 @@
 """From files of sound to frames: the parts are cut, and the test part is read at the end alone."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,31 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.frames import Frames
 from recur.data.sound import Sound, compiled, labelled_sounds
 from recur.data.spectra import Spectra
 from recur.errors import InputError
-from recur.tasks.labels import split
+from recur.tasks.frames.parts import Part
+from recur.tasks.labels import class_numbers, in_order, split
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.progress import Progress
 from recur.tasks.sounds.reading import find_spectra, read_frames
-
-SHOWN_LABELS = 10
-
-
-class Part(NamedTuple):
-    """One part of a data set."""
-
-    frames: Frames
-    """Of each sound."""
-    labels: NDArray[np.int64]
-    """Their classes, [n] in 0..classes-1."""
-    paths: list[Path]
-    """Where they lie."""
-
-    def hashes(self) -> set[int]:
-        """Return hashes of the sounds' frames."""
-        return {hash(self.frames[row].tobytes()) for row in range(len(self.frames))}
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ def read_recordings(options: ListenOptions, progress: Progress) -> Recordings:
         read_part(part, cut.labels, spectra, partial(progress.share, f"reading the {name} part"))
         for name, part in (("training", cut.train), ("validation", cut.validation))
     )
-    twice = len(train.hashes() & validation.hashes())
+    twice = validation.known(train)
     if twice:
         notes.append(f"{twice} validation sounds are in the training part too")
     return Recordings(cut.labels, spectra, train, validation, cut.test, notes)
@@ -114,16 +96,6 @@ def _cut(options: ListenOptions) -> _Cut:
     return _Cut(labels, cut[0], validation or cut[1], test or cut[2], notes)
 
 
-def read_test(data: Recordings, shown: Callable[[float], None]) -> tuple[Part, list[str]]:
-    """Read the test part; return notes on sounds of it that are learned from as well."""
-    test = read_part(data.test, data.labels, data.spectra, shown)
-    learned = data.train.hashes() | data.validation.hashes()
-    known = sum(hash(test.frames[row].tobytes()) in learned for row in range(len(test.frames)))
-    if not known:
-        return test, []
-    return test, [f"{known} test sounds are in the training file too; the score on them says nothing about other data"]
-
-
 def read_part(
     sounds: Sequence[Sound], labels: Sequence[str], spectra: Spectra, shown: Callable[[float], None] = lambda done: None
 ) -> Part:
@@ -133,7 +105,7 @@ def read_part(
         InputError: a file that cannot be read or is too short, or an unknown label.
     """
     paths = [sound.path for sound in sounds]
-    return Part(read_frames(paths, spectra, shown), numbered(sounds, labels), paths)
+    return Part(read_frames(paths, spectra, shown), numbered(sounds, labels), list(map(str, paths)))
 
 
 def numbered(sounds: Sequence[Sound], labels: Sequence[str]) -> NDArray[np.int64]:
@@ -142,15 +114,7 @@ def numbered(sounds: Sequence[Sound], labels: Sequence[str]) -> NDArray[np.int64
     Raises:
         InputError: one is unknown.
     """
-    numbers = {label: number for number, label in enumerate(labels)}
-    for path, label in sounds:
-        if label not in numbers:
-            shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
-            raise InputError(
-                f"{path}: the label {label!r} is not among those of the training data, {shown}; correct it, or take "
-                "such sounds out"
-            )
-    return np.array([numbers[label] for _, label in sounds], dtype=np.int64)
+    return class_numbers([sound.label for sound in sounds], labels, lambda row: str(sounds[row].path))
 
 
 def _sounds(options: ListenOptions, source: str) -> list[Sound]:
@@ -188,8 +152,7 @@ def _classes(sounds: Sequence[Sound], options: ListenOptions) -> list[str]:
             f"{options.train} has a label of its own for each of {len(sounds)} sounds; several must share one"
             f"{_hint(options)}"
         )
-    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+    return in_order(names)
 
 
 def _hint(options: ListenOptions) -> str:

@@ -6,26 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from recur.data.frames import FrameBatches
 from recur.data.sound import Sound, labelled_sounds, listed_sounds
 from recur.data.spectra import Spectra
 from recur.errors import InputError
 from recur.models.listener import Listener
-from recur.tasks.figures import Scores, score
-from recur.tasks.job import Example, Predictor, evenly
-from recur.tasks.labels import Prediction, predictions, scores_text
+from recur.tasks.figures import Scores
+from recur.tasks.frames.predictor import FramePredictor
+from recur.tasks.job import Example, evenly
+from recur.tasks.labels import Prediction
 from recur.tasks.listen.data import read_part, validation_sounds
-from recur.tasks.listen.model import ListenObjective, probabilities
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.options import make_options
 from recur.tasks.sounds.reading import Heard, read_frames
 
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
-
-class ListenPredictor(Predictor):
+class ListenPredictor(FramePredictor):
     """A trained listener.
 
     Args:
@@ -34,11 +29,13 @@ class ListenPredictor(Predictor):
         labels: the classes, in the order of their numbers.
     """
 
+    unit = "sounds"
+
     def __init__(
         self, folder: Path, config: Mapping[str, Any], model: Listener, spectra: Spectra, labels: list[str]
     ) -> None:
-        super().__init__(folder, config, model)
-        self.spectra, self.labels = spectra, labels
+        super().__init__(folder, config, model, labels)
+        self.spectra = spectra
 
     def predict(self, sounds: Iterable[Heard], batch_size: int = 64) -> list[Prediction]:
         """Say which class each sound belongs to.
@@ -52,8 +49,7 @@ class ListenPredictor(Predictor):
         """
         if isinstance(sounds, str | os.PathLike):
             raise InputError("`sounds` must be several sounds, got a single one; put it into a list: [sound]")
-        frames = read_frames(list(sounds), self.spectra)
-        return list(predictions(self.labels, probabilities(self.model, frames, batch_size)))
+        return self.answers(read_frames(list(sounds), self.spectra), batch_size)
 
     def items(
         self, file: str | Path, *, sound: str | None = None, label: str | None = None, pattern: str | None = None
@@ -84,12 +80,7 @@ class ListenPredictor(Predictor):
             InputError: a file cannot be read or has no label, or one that the network does not know.
         """
         part = read_part(self._sounds(path, sound, label, pattern), self.labels, self.spectra)
-        scores = score(probabilities(self.model, part.frames, self.options.get("batch_size", 64)), part.labels)
-        return dataclasses.replace(scores, notes=tuple(self.warn_if_learned(path)))
-
-    def shown(self, scores: Scores) -> str:
-        """Return accuracy, F1, loss and the confusion."""
-        return scores_text(self.labels, scores, "sounds")
+        return self.scored(part, path, [])
 
     def example(
         self,
@@ -110,13 +101,7 @@ class ListenPredictor(Predictor):
             raise InputError(f"{file} must have at least one sound, got none")
         chosen = evenly(len(sounds), rows).tolist()
         part = read_part([sounds[row] for row in chosen], self.labels, self.spectra)
-        lengths = part.frames.lengths
-        if lengths.max() < 2:
-            raise InputError(f"{file}: one of the {len(lengths)} sounds must have 2 frames or more, got 1 in each")
-        (batch,) = FrameBatches(part.frames, part.labels, len(lengths), seed=0, shuffle=False)
-        order = torch.argsort(batch.lengths, descending=True, stable=True).tolist()
-        longest = [row for row in order[:LONGEST] if batch.lengths[row] >= 2]
-        return Example(*ListenObjective(self.model).probe(batch, len(lengths)), longest)
+        return self.looked_at(part, file or self.folder)
 
     def _sounds(self, source: str | Path, sound: str | None, label: str | None, pattern: str | None) -> list[Sound]:
         if pattern is None and Path(source).is_dir():

@@ -8,20 +8,19 @@ from typing import Any
 
 import torch
 
-from recur.data.frames import FrameBatches
 from recur.data.spectra import Spectra
 from recur.models.listener import Listener, ListenerConfig
-from recur.tasks.figures import score
+from recur.tasks.frames.augment import Augmentation
+from recur.tasks.frames.outline import make_setup, score_members
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
-from recur.tasks.listen.baselines import run_baselines
-from recur.tasks.listen.data import Recordings, read_recordings, read_test
-from recur.tasks.listen.model import ListenObjective, probabilities
+from recur.tasks.listen.data import Recordings, read_part, read_recordings
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.listen.predictor import ListenPredictor
 from recur.tasks.listen.report import report
 from recur.tasks.progress import Progress
-from recur.tasks.sounds.augment import Augmentation
+
+BASELINES = ("majority", "nearest-mean", "mean-and-deviation")
 
 
 class Listen(Task[ListenOptions, Recordings]):
@@ -37,48 +36,20 @@ class Listen(Task[ListenOptions, Recordings]):
 
     def setup(self, options: ListenOptions, data: Recordings) -> Setup:
         """Make the network, with mean and deviation of the training frames, and batches of like lengths."""
-        (seed,), spectra = options.seed, data.spectra
-        sizes = {"input_size": spectra.size, "classes": len(data.labels)}
-        network = ListenerConfig(**options.network(ListenerConfig) | sizes)
-        model = Listener(network)
-        model.fit(torch.from_numpy(data.train.frames.values))
         changes = {f.name: getattr(options, f.name) for f in dataclasses.fields(Augmentation)}
-        batches = FrameBatches(data.train.frames, data.train.labels, options.batch_size, seed)
-        validation = data.validation
-        return Setup(
-            ListenObjective(model, Augmentation(**changes), spectra.gain()),
-            batches,
-            FrameBatches(validation.frames, validation.labels, options.batch_size, seed=0, shuffle=False),
-            config={
-                "labels": data.labels,
-                "network": dataclasses.asdict(network),
-                "spectra": dataclasses.asdict(spectra),
-            },
-            facts={"padding_share": batches.padding_share},
+        return make_setup(
+            options,
+            data,
+            lambda model: model.fit(torch.from_numpy(data.train.frames.values)),
+            Augmentation(**changes),
+            data.spectra.gain(),
+            {"spectra": dataclasses.asdict(data.spectra)},
         )
 
     def score(self, options: ListenOptions, data: Recordings, trained: list[Trained], progress: Progress) -> Scored:
         """Score networks and baselines on the test sounds."""
-        test, notes = read_test(data, partial(progress.share, "reading the test part"))
-        baselines = []
-        if options.baselines:
-            parts = (data.train, data.validation, test)
-            baselines = run_baselines(*parts, len(data.labels), lambda name: progress.say(f"baseline {name}"))
-        members = []
-        for one in trained:
-            guesses = [
-                probabilities(
-                    one.model,
-                    part.frames,
-                    options.batch_size,
-                    partial(progress.share, f"scoring {one.name} on the {name} part"),
-                )
-                for name, part in (("validation", data.validation), ("test", test))
-            ]
-            scores = score(guesses[0], data.validation.labels), score(guesses[1], test.labels)
-            members.append(Member(one, *scores, shown=guesses[1]))
-        rows = {"train": len(data.train.labels), "validation": len(data.validation.labels), "test": len(test.labels)}
-        return Scored(members, baselines, rows, notes, extra=test)
+        test = read_part(data.test, data.labels, data.spectra, partial(progress.share, "reading the test part"))
+        return score_members(options, data, test, "sounds", trained, BASELINES, progress)
 
     def facts(self, result: Result[Recordings], member: Member) -> dict[str, Any]:
         """Return the classes, and how much sound is learned from."""

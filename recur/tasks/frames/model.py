@@ -1,4 +1,4 @@
-"""The listener's objective, and its predictions."""
+"""The objective of a listener, and its predictions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from recur.data.frames import FrameBatch, FrameBatches, Frames
 from recur.models.listener import Listener
-from recur.tasks.sounds.augment import Augmentation
+from recur.tasks.frames.augment import Augmentation
 from recur.tasks.training import Objective
 
 Probabilities = NDArray[np.float32]
 
 
-class ListenObjective(Objective):
+class FrameObjective(Objective):
     """Cross entropy to learn by, accuracy to choose by.
 
     Args:
@@ -51,12 +51,12 @@ class ListenObjective(Objective):
 def probabilities(
     model: Listener, frames: Frames, batch_size: int = 64, shown: Callable[[float], None] = lambda done: None
 ) -> Probabilities:
-    """Return the probability of each class for each sound [n, C], in evaluation mode.
+    """Return the probability of each class for each sequence [n, C], in evaluation mode.
 
     Args:
         model: the listener.
-        frames: n sounds.
-        batch_size: sounds at a time.
+        frames: n sequences.
+        batch_size: sequences at a time.
         shown: is told which share of the batches is done.
     """
     result = np.empty((len(frames), model.config.classes), dtype=np.float32)

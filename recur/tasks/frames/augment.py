@@ -1,4 +1,4 @@
-"""Sounds changed at random in training, in ways that leave their label: moved, stretched, louder, partly hidden."""
+"""Frames changed at random in training, in ways that leave their label: moved, stretched, louder, partly hidden."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Augmentation:
     """What is done to the frames of a batch; all numbers come from torch's generator.
 
     Masks: Park et al. 2019, arXiv:1904.08779 (SpecAugment), section 2, with the mean in place of what they hide; the
-    time mask of a sound is at most a fifth of it, their p.
+    time mask of a row is at most a fifth of it, their p.
     """
 
     time_mask: int = 0

@@ -1,0 +1,1 @@
+"""What tasks share that give a label to each sequence of frames of numbers, whatever the frames are made of."""

@@ -1,0 +1,1 @@
+"""`recur train classify` on number columns and arrays: sequences of numbers to labels."""
