@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.series import Panel, carried
+from recur.data.numbers import carried
+from recur.data.series import Panel
 from recur.data.windows import Prepared
 from recur.errors import InputError
 
