@@ -33,7 +33,7 @@ class PairBatch(NamedTuple):
     """Some pairs of rows, laid out for a network."""
 
     source: Tensor
-    """Ids, int64 [B, S]; 0 behind the end of each row."""
+    """Ids, int64 [B, S], or frames [B, S, D]; 0 behind the end of each row."""
     source_lengths: Tensor
     """int64 [B]."""
     target: Tensor
@@ -50,6 +50,16 @@ class Ragged(Protocol):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """The length of each row, int64 [n]."""
+
+
+class Padded(Ragged, Protocol):
+    """Such rows that can be laid out."""
+
+    def __len__(self) -> int: ...
+
+    def padded(self, rows: NDArray[np.int64], /) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return some rows in a rectangle [B, T, ...], zeros behind their ends, and their lengths [B]."""
+        ...
 
 
 class ByLength(ABC):
@@ -236,7 +246,7 @@ class PairBatches(ByLength):
     """Batches of pairs of sequences, of like length in both; in the order of `ByLength`, yields a `PairBatch`.
 
     Args:
-        sources: ids of n rows.
+        sources: ids or frames of n rows.
         targets: ids of n rows.
         batch_size, seed, shuffle, pool: see `ByLength`; rows are sorted by the source, those alike by the target.
 
@@ -249,7 +259,7 @@ class PairBatches(ByLength):
     """
 
     def __init__(
-        self, sources: Sequences, targets: Sequences, batch_size: int, seed: int, shuffle: bool = True, pool: int = 50
+        self, sources: Padded, targets: Sequences, batch_size: int, seed: int, shuffle: bool = True, pool: int = 50
     ) -> None:
         if len(sources) != len(targets):
             raise InputError(f"targets must be one for each of the {len(sources)} sources, got {len(targets)}")

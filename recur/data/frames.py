@@ -82,6 +82,11 @@ class Frames:
         filled = np.where(np.isnan(self.values), values.astype(np.float32), self.values)
         return Frames.over(filled, self.starts, self.lengths)
 
+    def known(self, *others: "Frames") -> int:
+        """Return how many of these sequences are among others too."""
+        seen = {hash(other[row].tobytes()) for other in others for row in range(len(other))}
+        return sum(hash(self[row].tobytes()) in seen for row in range(len(self)))
+
     def padded(self, rows: NDArray[np.int64]) -> tuple[Values, NDArray[np.int64]]:
         """Return some sequences [B, T, D], zeros behind their ends, and their lengths [B]."""
         lengths = self.lengths[rows]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ def labelled_sounds(
         check_file(source)
         if pattern is not None:
             raise InputError(f"--pattern is for folders; {source} is a table, which names the labels itself")
-        return list(_of_table(source, sound, label))
+        return [Sound(path, row[label].strip()) for path, row in sound_rows(source, sound, [label])]
     expression = compiled(pattern, "--pattern", group="label")
     sounds = []
     for path in sound_files(source):
@@ -102,7 +102,25 @@ def listed_sounds(source: str | Path, *, sound: str = "path") -> list[Path]:
     source = Path(source)
     if source.is_dir():
         return sound_files(source)
-    return [_beside(source, row[sound], where) for row, where in _rows(source, [sound])]
+    return [path for path, _ in sound_rows(source, sound, [])]
+
+
+def sound_rows(table: str | Path, sound: str, columns: Sequence[str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the files of sound that a table names, with some columns of their rows.
+
+    Args:
+        table: see `read_table`.
+        sound: column of the paths, relative to the folder of the table.
+        columns: others, in which each row must have a value.
+
+    Raises:
+        InputError: no such table or column, a file that is not there, or a row without a value.
+    """
+    # a folder that is not there has no ending either
+    table, names = Path(table), [sound, *columns]
+    check_file(table)
+    opened = read_table(table, names, filled=names)
+    return ((_beside(table, row[sound], opened.place), row) for row in opened)
 
 
 def compiled(pattern: str | None, name: str, group: str = "") -> re.Pattern[str] | None:
@@ -198,18 +216,6 @@ def _kernel(old: int, new: int) -> tuple[Tensor, int]:
     place = torch.arange(-width, width + old, dtype=torch.float64)[None] - old / new * torch.arange(new)[:, None]
     window = torch.cos(math.pi / 2 * (place * cutoff / ZERO_CROSSINGS).clamp(-1, 1)) ** 2
     return (cutoff * torch.sinc(cutoff * place) * window).float()[:, None], width
-
-
-def _of_table(table: Path, sound: str, label: str) -> Iterator[Sound]:
-    for row, where in _rows(table, [sound, label]):
-        yield Sound(_beside(table, row[sound], where), row[label].strip())
-
-
-def _rows(table: Path, columns: list[str]) -> Iterator[tuple[dict[str, str], str]]:
-    # a folder that is not there has no ending either
-    check_file(table)
-    opened = read_table(table, columns, filled=columns)
-    return ((row, opened.place) for row in opened)
 
 
 def _beside(table: Path, name: str, place: str) -> Path:

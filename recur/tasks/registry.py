@@ -14,6 +14,7 @@ from recur.tasks.listen.options import ListenOptions, SoundColumns
 from recur.tasks.numbers.options import NumberColumns, asks_for_numbers
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
+from recur.tasks.transcribe.options import Search, TranscribeColumns, TranscribeOptions
 from recur.tasks.translate.options import Decoding, TranslateColumns, TranslateOptions
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ TASKS = {
         ListenOptions,
         "Train listeners on labelled sounds, compare them with simple methods, and write a report.",
         SoundColumns,
+    ),
+    "transcribe": Entry(
+        "recur.tasks.transcribe.task:TRANSCRIBE",
+        TranscribeOptions,
+        "Train transcribers on sounds with their texts, compare them with simple methods, and write a report.",
+        TranscribeColumns,
+        Search,
     ),
 }
 

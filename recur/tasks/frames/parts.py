@@ -19,14 +19,9 @@ class Part(NamedTuple):
     names: Sequence[str]
     """What a person knows them by, such as their paths."""
 
-    def hashes(self) -> set[int]:
-        """Return hashes of the sequences."""
-        return {hash(self.frames[row].tobytes()) for row in range(len(self.frames))}
-
     def known(self, *others: "Part") -> int:
         """Return how many of these sequences are in other parts too."""
-        hashes = set[int]().union(*(other.hashes() for other in others))
-        return sum(hash(self.frames[row].tobytes()) in hashes for row in range(len(self.frames)))
+        return self.frames.known(*(other.frames for other in others))
 
     def sample(self, rows: int) -> "Part":
         """Return so many of the sequences, drawn by chance; all if they are no more."""

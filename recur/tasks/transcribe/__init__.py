@@ -1,0 +1,1 @@
+"""`recur train transcribe`: sounds to texts."""
