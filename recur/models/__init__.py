@@ -1,6 +1,7 @@
 """Networks that answer a question: recurrent layers between an embedding and an answer."""
 
 from recur.models.classifier import Classifier, ClassifierConfig
+from recur.models.ctc import align, best_path, ctc_losses, prefix_beam_search
 from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_rate
 from recur.models.decoding import Hypothesis, StepModel, beam_search, draw, greedy, sample
 from recur.models.forecaster import Forecaster, ForecasterConfig
@@ -10,6 +11,7 @@ from recur.models.loss import sequence_loss
 from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from recur.models.tagger import Tagger, TaggerConfig, TaggerInput
+from recur.models.transcriber import Transcriber, TranscriberConfig
 
 __all__ = [
     "Classifier",
@@ -32,10 +34,16 @@ __all__ = [
     "Tagger",
     "TaggerConfig",
     "TaggerInput",
+    "Transcriber",
+    "TranscriberConfig",
+    "align",
     "beam_search",
+    "best_path",
+    "ctc_losses",
     "draw",
     "forcing_rate",
     "greedy",
+    "prefix_beam_search",
     "sample",
     "sequence_loss",
 ]

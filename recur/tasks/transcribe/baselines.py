@@ -18,7 +18,7 @@ from recur.tasks.transcribe.data import Part, Speech
 from recur.tasks.transcribe.edits import distance
 from recur.tasks.transcribe.scores import count_errors
 
-MOST_TEXTS, MOST_SOUNDS, MOST_SEGMENTS = 150, 300, 5000
+MOST_TEXTS, MOST_SOUNDS, MOST_SEGMENTS, MOST_WORDS = 150, 300, 5000, 200
 SHARES, PAUSES, SHORTEST = (0.2, 0.3, 0.4, 0.5, 0.6), (2, 4, 8, 16), 5
 FRAMES = 10
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -100,7 +100,9 @@ def _words_between_pauses(data: Speech) -> Write | None:
         words += data.train.texts[row].split()
         if len(words) >= MOST_SEGMENTS:
             break
-    if len(set(words)) < 2:
+    frequent = dict(Counter(words).most_common(MOST_WORDS))
+    learned = [(piece, word) for piece, word in zip(pieces, words, strict=True) if frequent.get(word, 0) > 1]
+    if len({word for _, word in learned}) < 2:
         return None
 
     def writer(strength: float) -> Write:
@@ -108,7 +110,7 @@ def _words_between_pauses(data: Speech) -> Write | None:
         with warnings.catch_warnings():
             # not having converged matters little here: the validation part judges
             warnings.filterwarnings("ignore", category=warning)
-            model.fit(np.stack(pieces), words)
+            model.fit(np.stack([piece for piece, _ in learned]), [word for _, word in learned])
 
         def write(part: Part) -> list[str]:
             sounds = [cut(part.frames[row]) for row in range(len(part.texts))]

@@ -29,7 +29,7 @@ class Utterance(NamedTuple):
     path: Path
     text: str
     group: str
-    """What it belongs to: itself, if nothing else is said."""
+    """What it belongs to; the name of its file, if nothing else is said."""
 
 
 class Part(NamedTuple):
@@ -164,7 +164,7 @@ def read_rows(table: str | Path, sound: str, text: str, group: str | None = None
     if Path(table).is_dir():
         raise InputError(f"{table} is a folder; give a table (.csv, .tsv, .jsonl) with the columns {sound} and {text}")
     for path, row in sound_rows(table, sound, [text, *([group] if group else [])]):
-        yield Utterance(path, row[text], row[group] if group else str(path))
+        yield Utterance(path, row[text], row[group or sound])
 
 
 def _rows(options: TranscribeOptions, name: str) -> list[Utterance]:
