@@ -12,10 +12,10 @@ from recur.data.batches import PairBatches
 from recur.data.spectra import Spectra
 from recur.data.vocabulary import Vocabulary
 from recur.models.transcriber import Transcriber, TranscriberConfig
+from recur.tasks.frames.augment import Augmentation
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
 from recur.tasks.progress import Progress
-from recur.tasks.frames.augment import Augmentation
 from recur.tasks.transcribe.baselines import run_baselines
 from recur.tasks.transcribe.data import Part, Speech, read_speech, read_test
 from recur.tasks.transcribe.model import TranscribeObjective
