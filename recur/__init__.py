@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from recur.layers.convert import convert, from_keras, to_keras
     from recur.layers.crf import CRF
     from recur.layers.replace import replace
+    from recur.layers.ttt import TTTLinear
     from recur.models.loss import sequence_loss
     from recur.models.one_to_many import OneToMany, OneToManyConfig
     from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
@@ -72,6 +73,7 @@ _HOMES = {
     ),
     "recur.layers.attention": ("Attention",),
     "recur.layers.crf": ("CRF",),
+    "recur.layers.ttt": ("TTTLinear",),
     "recur.models.loss": ("sequence_loss",),
     "recur.models.one_to_many": ("OneToMany", "OneToManyConfig"),
     "recur.models.seq2seq": ("EncoderDecoder", "EncoderDecoderConfig"),
@@ -106,6 +108,7 @@ __all__ = [
     "RunError",
     "State",
     "Stream",
+    "TTTLinear",
     "TruncatedBPTT",
     "backend_info",
     "checkpoint_plan",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recur.errors import InputError, nearest
@@ -80,6 +80,17 @@ class Remedies:
         ):
             if known and given and not there:
                 raise InputError(f"{named(name)} needs a cell with {what}, got {', '.join(cells)}; leave it out")
+
+    def check_no_cell(self, name: str, named: Callable[[str], str] = str) -> None:
+        """Raise InputError for an option that a layer without a cell, as `ttt` is, has no use for.
+
+        Args:
+            name: of the layer.
+            named: how an option is called in errors.
+        """
+        for option in fields(Remedies):
+            if option.name != "residual" and getattr(self, option.name) != option.default:
+                raise InputError(f"{named(option.name)} needs a cell of `recur.cells`, got {name}; leave it out")
 
     def layer(
         self, cell: str, input_size: int, hidden_size: int, layers: int, **options: Any

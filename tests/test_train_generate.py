@@ -151,9 +151,15 @@ def test_generate_wants_a_language_model(tmp_path, capsys):
     assert "must be a run of recur train generate, got one of 'classify'" in capsys.readouterr().err
 
 
-def test_a_run_stopped_in_an_epoch_carries_its_state_on_to_the_bit(text, tmp_path, monkeypatch):
-    options = {
-        **{"cell": "lstm", "epochs": 2, "dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.1},
+@pytest.mark.parametrize(
+    "own",
+    # windows of 16 tokens leave a mini-batch of 6 open
+    [{"cell": "lstm", "recurrent_dropout": 0.1}, {"cell": "ttt", "heads": 2, "mini_batch": 6, "residual": True}],
+    ids=["lstm", "ttt"],
+)
+def test_a_run_stopped_in_an_epoch_carries_its_state_on_to_the_bit(own, text, tmp_path, monkeypatch):
+    options = own | {
+        **{"epochs": 2, "dropout": 0.2, "word_dropout": 0.1},
         **{"change_penalty": 1.0, "activation_penalty": 1.0, "tied": True, "average": 0.9, "baselines": False},
     }
     straight = train(text, tmp_path / "straight", **options)

@@ -24,6 +24,7 @@ from recur.flow.spectrum import horizon, lyapunov, product_spectrum, step_spectr
 from recur.flow.steps import as_mapping, cell_of, check_input, check_state, run_steps, zeros_for
 from recur.flow.subspace import SMALL
 from recur.flow.verdict import Setting, advise, verdict
+from recur.layers.ttt import TTTLinear
 
 
 def gradient_flow(
@@ -135,6 +136,7 @@ def _run(module: nn.Module, inputs: Any, loss: Loss | None, state: Any) -> tuple
     # tensors of inference mode cannot take part in a gradient
     with torch.inference_mode(False):
         inputs, state = (tree_map(lambda v: v.clone() if _is_inference(v) else v, given) for given in (inputs, state))
+        _refuse_matrices(module)
         if not find_layers(module):
             captured, number = _run_step(module, inputs, loss, state)
         elif state is not None:
@@ -149,6 +151,15 @@ def _run(module: nn.Module, inputs: Any, loss: Loss | None, state: Any) -> tuple
     if longest < 2:
         raise InputError(f"`inputs` must have at least 2 steps, for a gradient to flow through, got T = {longest}")
     return [one for one in captured if one.run.steps > 1], number
+
+
+def _refuse_matrices(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, TTTLinear):
+            raise InputError(
+                f"`module` must have recurrences whose states are vectors, got {name or 'itself'}, a TTTLinear, whose "
+                f"state is {part.heads} matrices [{part.size + 1}, {part.size}] a row, that learn"
+            )
 
 
 def _is_inference(value: Any) -> bool:

@@ -11,6 +11,7 @@ from torch.utils._pytree import _register_namedtuple
 
 from recur.errors import InputError
 from recur.layers.embedding import TokenEmbedding
+from recur.layers.ttt import TTTLinear
 from recur.models.config import Config
 from recur.models.softmax import softmax_loss, token_losses
 from recur.stream import as_rows
@@ -30,7 +31,7 @@ class LanguageConfig(Config):
     vocabulary_size: int
     """V, ids 0 (never read or foretold) and 1 (unknown) included."""
     cell: str = "lstm"
-    """A name in `recur.cells.CELLS`."""
+    """A name in `recur.cells.CELLS`, or ttt, see `recur.TTTLinear`."""
     layers: int = 1
     """Recurrent layers, one on top of the other."""
     hidden_size: int = 128
@@ -47,6 +48,10 @@ class LanguageConfig(Config):
     """Share of a layer's outputs zeroed before the next layer reads them, in training, all along a window."""
     output_dropout: float = 0.0
     """Share of the last layer's outputs zeroed before the scores, in training, all along a window."""
+    heads: int = 8
+    """Of the cell ttt: its inner models, of H / heads features each."""
+    mini_batch: int = 16
+    """Of the cell ttt: tokens whose inner gradients are taken at the same weights."""
 
     def __post_init__(self) -> None:
         self.require_whole(vocabulary_size=3, layers=1, hidden_size=1)
@@ -54,6 +59,8 @@ class LanguageConfig(Config):
             self.require_whole(embedding_size=1)
         self.require_shares("word_dropout", "embedding_dropout", "dropout", "output_dropout")
         self.check_remedies(self.layers)
+        if self.cell == "ttt":
+            self.check_no_cell(self.cell)
 
 
 class Read(NamedTuple):
@@ -95,9 +102,7 @@ class LanguageModel(nn.Module):
         size, hidden = config.embedding_size or config.hidden_size, config.hidden_size
         self.embedding = TokenEmbedding(config.vocabulary_size, size, dropout=config.embedding_dropout)
         # one by one, for a mask of its own between each two
-        self.layers = nn.ModuleList(
-            config.layer(config.cell, hidden if number else size, hidden, 1) for number in range(config.layers)
-        )
+        self.layers = nn.ModuleList(_layer(config, hidden if number else size) for number in range(config.layers))
         # all but id 0, which never comes
         self.bias = nn.Parameter(torch.zeros(config.vocabulary_size - 1))
         self.projection = nn.Linear(hidden, size) if config.tied and size != hidden else nn.Identity()
@@ -175,6 +180,12 @@ def _locked(values: Tensor, share: float, training: bool) -> Tensor:
     if not training or not share:
         return values
     return values * nn.functional.dropout(values.new_ones(1, *values.shape[1:]), share)
+
+
+def _layer(config: LanguageConfig, size: int) -> nn.Module:
+    if config.cell == "ttt":
+        return TTTLinear(size, config.hidden_size, heads=config.heads, mini_batch=config.mini_batch, forget=True)
+    return config.layer(config.cell, size, config.hidden_size, 1)
 
 
 class LanguageStream:

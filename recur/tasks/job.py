@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -304,6 +304,8 @@ class Task(ABC, Generic[O, D]):
     """As in `recur train NAME`."""
     options: type[O]
     figure: Figure
+    layers: ClassVar[tuple[str, ...]] = ()
+    """What `--cell` may name besides a cell of `recur.cells.CELLS`."""
 
     def figure_of(self, scores: Mapping[str, Any]) -> Figure:
         """Return the figure that networks are compared by, where it hangs on the data.

@@ -2,17 +2,17 @@
 
 import dataclasses
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recur.cells import cell_named
+from recur.cells import CELLS
 from recur.data.sources import watched
 from recur.data.tables import fingerprint
-from recur.errors import InputError
+from recur.errors import InputError, nearest
 from recur.files import write_json
 from recur.report import write_report
 from recur.tasks.checkpoint import seed_all
@@ -58,7 +58,7 @@ def train_run(task: Task[O, D], options: O, progress: Progress | None = None) ->
         options = resumed_options(task, options.changed())
     options.check()
     for cell in options.cell:
-        _check_cell(cell)
+        _check_cell(cell, task.layers)
     if options.threads:
         torch.set_num_threads(options.threads)
     folder, progress = options.folder, progress or Progress()
@@ -99,11 +99,10 @@ def resumed_options(task: Task[O, Any], given: Mapping[str, Any]) -> O:
     return carried_on(cls, folder, given, (*cls.PATHS, *cls.FREE), source)
 
 
-def _check_cell(name: str) -> None:
-    try:
-        cell_named(name)
-    except InputError as error:
-        raise InputError(str(error).replace("`cell`", "--cell")) from None
+def _check_cell(name: str, layers: Sequence[str]) -> None:
+    known = [*CELLS, *layers]
+    if name not in known:
+        raise InputError(f"--cell must be one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
 
 
 def _members(options: O) -> list[O]:

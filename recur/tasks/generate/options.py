@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recur.errors import InputError
-from recur.tasks.options import RunOptions, require
+from recur.tasks.options import RunOptions, flag, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class GenerateOptions(RunOptions):
     """Share of a layer's outputs zeroed before the next layer, in training, all along a window."""
     output_dropout: float = 0.2
     """Share of the last layer's outputs zeroed before the scores, in training, all along a window."""
+    heads: int = 8
+    """Of the cell ttt: its inner models, of --hidden-size / --heads features each."""
+    mini_batch: int = 16
+    """Of the cell ttt: tokens whose inner gradients are taken at the same weights."""
     activation_penalty: float = 0.0
     """Weight of the mean square of the last layer's outputs, after dropout, in what training lowers."""
     change_penalty: float = 0.0
@@ -72,6 +76,12 @@ class GenerateOptions(RunOptions):
         for name in ("activation_penalty", "change_penalty"):
             require(self, name, lambda value: value >= 0, "0 or greater")
         self.require_shares("word_dropout", "embedding_dropout", "output_dropout")
+        require(self, "mini_batch", lambda value: value >= 1, "at least 1")
+        if "ttt" in self.cell:
+            self.check_no_cell("ttt", flag)
+            if not 1 <= self.heads < self.hidden_size or self.hidden_size % self.heads:
+                wanted = f"divide --hidden-size {self.hidden_size} into at least 2 features each"
+                raise InputError(f"--heads must {wanted}, got {self.heads}")
         cut = (0 if self.validation else self.validation_share) + (0 if self.test else self.test_share)
         if cut >= 1:
             raise InputError(f"--validation-share and --test-share must leave something to learn from, got {cut:g}")

@@ -42,6 +42,7 @@ class Generate(Task[GenerateOptions, Text]):
     name = "generate"
     options = GenerateOptions
     figure = Figure("perplexity", lambda value: f"{value:.3f}", rising=False, unit="tokens")
+    layers = ("ttt",)
 
     def read(self, options: GenerateOptions, progress: Progress) -> Text:
         """Cut the text into its parts, and write them as ids beside the run folder."""
