@@ -15,16 +15,17 @@ from recur.app.main import main
 from recur.data.batches import PairBatches
 from recur.errors import InputError, MissingExtra
 from recur.models import EncoderDecoder, EncoderDecoderConfig
+from recur.tasks.bleu import bleu, sentence_bleu
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import resumed_options, train_run
 from recur.tasks.predictor import load
 from recur.tasks.progress import Progress
-from recur.tasks.translate.bleu import bleu, sentence_bleu
 from recur.tasks.translate.data import read_corpus, split
 from recur.tasks.translate.dictionary import Dictionary
-from recur.tasks.translate.model import TranslateObjective, begin_with_frequencies, perplexity
+from recur.tasks.translate.model import TranslateObjective, perplexity
 from recur.tasks.translate.options import TranslateOptions
 from recur.tasks.translate.task import TRANSLATE
+from recur.tasks.writing import begin_with_frequencies
 
 torch.set_num_threads(1)
 
@@ -315,7 +316,7 @@ def test_a_dictionary_finds_the_words():
 def test_a_model_begins_with_the_frequencies(tmp_path: Path):
     corpus = read_corpus(options(tmp_path))
     model = EncoderDecoder(EncoderDecoderConfig(vocabulary_size=320, source_vocabulary_size=320, hidden_size=4))
-    begin_with_frequencies(model, corpus.train.targets)
+    begin_with_frequencies(model.decoder.scores, corpus.train.targets)
     chances = model.decoder.scores.bias.detach().softmax(-1)
     share = float((corpus.train.targets.values == 3).mean())
     assert float(chances[3]) == pytest.approx(share, rel=0.2)

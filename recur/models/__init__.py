@@ -1,5 +1,6 @@
 """Networks that answer a question: recurrent layers between an embedding and an answer."""
 
+from recur.models.captioner import Captioner, CaptionerConfig, FrameLabeller, FrameLabellerConfig
 from recur.models.classifier import Classifier, ClassifierConfig
 from recur.models.ctc import align, best_path, ctc_losses, prefix_beam_search
 from recur.models.decoder import Decoder, DecoderConfig, DecoderState, forcing_rate
@@ -12,8 +13,11 @@ from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from recur.models.tagger import Tagger, TaggerConfig, TaggerInput
 from recur.models.transcriber import Transcriber, TranscriberConfig
+from recur.models.vision import Vision
 
 __all__ = [
+    "Captioner",
+    "CaptionerConfig",
     "Classifier",
     "ClassifierConfig",
     "Decoder",
@@ -23,6 +27,8 @@ __all__ = [
     "EncoderDecoderConfig",
     "Forecaster",
     "ForecasterConfig",
+    "FrameLabeller",
+    "FrameLabellerConfig",
     "Hypothesis",
     "LanguageConfig",
     "LanguageModel",
@@ -36,6 +42,7 @@ __all__ = [
     "TaggerInput",
     "Transcriber",
     "TranscriberConfig",
+    "Vision",
     "align",
     "beam_search",
     "best_path",

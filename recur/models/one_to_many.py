@@ -26,14 +26,21 @@ class OneToManyConfig(DecoderConfig):
     """"feedback": the vector makes the first state, and each step reads the output before it. "first": the first step
     reads the vector, the others zeros."""
     attention: str = "none"
-    """Always "none": a vector has no places to look at."""
+    """How places that are given beside the vector are looked at, see `DecoderConfig`; "none" where there are none."""
+    places_size: int = 0
+    """K, the width of these places."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_whole(input_size=1)
         self.require_choice("mode", MODES)
-        if self.attention != "none":
-            raise InputError(f"attention must be 'none' to go from one vector, got {self.attention!r}")
+        if (self.attention != "none") != (self.places_size > 0):
+            raise InputError(
+                f"attention must be 'none' to go from one vector alone, and places_size above 0 to look at places, got "
+                f"{self.attention!r} and {self.places_size}"
+            )
+        if self.places_size and self.mode == "first":
+            raise InputError("places_size needs mode 'feedback', got mode 'first'; leave it out")
         if self.tied and self.mode == "first":
             raise InputError("tied needs mode 'feedback', which reads tokens, got mode 'first'; leave it out")
 
@@ -62,12 +69,18 @@ class OneToMany(nn.Module):
         super().__init__()
         self.config = config
         first = config.mode == "first"
-        self.decoder = Decoder(config, input_size=config.input_size if first else None)
+        self.decoder = Decoder(config, config.places_size, config.input_size if first else None)
         layer = self.decoder.recurrent
         self.bridge = None if first else Bridge(dict.fromkeys(layer.cell.state_names, config.input_size), layer)
 
     def forward(
-        self, vector: Tensor, given: Tensor | None = None, *, steps: int | None = None, forcing: float = 1.0
+        self,
+        vector: Tensor,
+        given: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        forcing: float = 1.0,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Return the logits, or the numbers, of every step, [B, U, V].
 
@@ -77,19 +90,20 @@ class OneToMany(nn.Module):
                 first ones zero; None to read what the model itself writes.
             steps: U, needed where nothing is given.
             forcing: probability of reading what is given rather than the model's own, see `Decoder.read`.
+            places: what attention looks at, [B, S, K].
 
         Raises:
             InputError: the arguments do not fit each other or the mode.
         """
-        return self.scores(self._read(vector, given, steps, forcing).readout)
+        return self.scores(self._read(vector, given, steps, forcing, places).readout)
 
     def scores(self, states: Tensor) -> Tensor:
         """Return the logits [..., V] of states [..., R]."""
         scores: Tensor = self.decoder.scores(states)
         return scores
 
-    def start(self, vector: Tensor) -> DecoderState:
-        """Return the state that the vectors [B, I] make.
+    def start(self, vector: Tensor, places: Tensor | None = None) -> DecoderState:
+        """Return the state that the vectors [B, I] make; with attention to the places [B, S, K].
 
         Raises:
             InputError: the vectors are of another width, or the mode is "first".
@@ -99,7 +113,7 @@ class OneToMany(nn.Module):
         size, layers = self._checked(vector), self.config.layers
         names = self.decoder.recurrent.cell.state_names
         wide = vector.expand(layers, len(vector), size)
-        return self.decoder.start(self.bridge(State(**dict.fromkeys(names, wide))))
+        return self.decoder.start(self.bridge(State(**dict.fromkeys(names, wide))), places)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one token of every row: ids, int64 [N] -> logits of the next [N, V], and the state after."""
@@ -109,15 +123,17 @@ class OneToMany(nn.Module):
         """Return the state of some rows, int64 [M], in that order; a row may be named several times."""
         return state.select(rows)
 
-    def _read(self, vector: Tensor, given: Tensor | None, steps: int | None, forcing: float) -> Read:
+    def _read(
+        self, vector: Tensor, given: Tensor | None, steps: int | None, forcing: float, places: Tensor | None
+    ) -> Read:
         if (given is None) == (steps is None):
             raise InputError("one of `given` and `steps` must be there, got both" if steps else "`steps` must be given")
         if steps is not None and steps < 1:
             raise InputError(f"`steps` must be at least 1, got {steps}")
         if self.bridge is not None:
             if given is None:
-                return self.decoder.read(self._nothing(vector, steps or 1), self.start(vector), forcing=0.0)
-            return self.decoder.read(given, self.start(vector), forcing=forcing)
+                return self.decoder.read(self._nothing(vector, steps or 1), self.start(vector, places), forcing=0.0)
+            return self.decoder.read(given, self.start(vector, places), forcing=forcing)
         if steps is None:
             raise InputError("`given` must be None in mode 'first', which reads nothing after its vector; give `steps`")
         size = self._checked(vector)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recur.errors import InputError
 from recur.layers.call import run
@@ -22,7 +21,7 @@ class EncoderDecoderConfig(DecoderConfig):
     """
 
     source_vocabulary_size: int
-    """V of what is read, ids 0 (padding) and 1 (unknown) included."""
+    """V of what is read, ids 0 (padding) and 1 (unknown) included; 0 to read vectors of `embedding_size`."""
     bidirectional: bool = True
     """Read each source from both ends."""
     shared: bool = False
@@ -30,7 +29,7 @@ class EncoderDecoderConfig(DecoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole(source_vocabulary_size=2)
+        self.require_whole(source_vocabulary_size=2 if self.source_vocabulary_size else 0)
         if self.shared and self.source_vocabulary_size != self.vocabulary_size:
             raise InputError(
                 f"source_vocabulary_size must be vocabulary_size = {self.vocabulary_size} for shared vectors, "
@@ -69,9 +68,11 @@ class EncoderDecoder(nn.Module):
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = TokenEmbedding(
-            config.source_vocabulary_size, config.embedding_size, dropout=config.embedding_dropout
-        )
+        self.embedding: TokenEmbedding | None = None
+        if config.source_vocabulary_size:
+            self.embedding = TokenEmbedding(
+                config.source_vocabulary_size, config.embedding_size, dropout=config.embedding_dropout
+            )
         self.encoder = config.layer(
             config.cell,
             config.embedding_size,
@@ -82,7 +83,7 @@ class EncoderDecoder(nn.Module):
             batch_first=True,
         )
         self.decoder = Decoder(config, config.memory_size)
-        if config.shared and self.decoder.embedding is not None:
+        if config.shared and self.embedding is not None and self.decoder.embedding is not None:
             # each reads with a dropout of its own
             self.embedding.word = self.decoder.embedding.word
         # every state of a cell is as wide as its output: no configured cell has a projection
@@ -95,7 +96,7 @@ class EncoderDecoder(nn.Module):
         """Return the logits [B, U, V] of the token after each of the targets'; of no meaning beyond a row's length.
 
         Args:
-            source: ids, int64 [B, S], 0 for padding.
+            source: ids, int64 [B, S], 0 for padding; or vectors [B, S, D].
             source_lengths: int64 [B] in 0..S.
             targets: ids, int64 [B, U], the first one <s>.
             target_lengths: int64 [B] in 0..U.
@@ -144,11 +145,12 @@ class EncoderDecoder(nn.Module):
         return weights
 
     def start(self, source: Tensor, source_lengths: Tensor) -> DecoderState:
-        """Read the sources, [B, S] and [B], and return the decoder's state before <s>."""
+        """Read the sources, [B, S] or [B, S, D], and [B], and return the decoder's state before <s>."""
         if source.shape[1] == 0:
             # only empty sources: the recurrent layers want a step
-            source = F.pad(source, (0, 1))
-        output, final = run(self.encoder, self.embedding(source), lengths=source_lengths)
+            source = source.new_zeros(len(source), 1, *source.shape[2:])
+        vectors = source if self.embedding is None else self.embedding(source)
+        output, final = run(self.encoder, vectors, lengths=source_lengths)
         layers, directions = self.config.layers, 2 if self.config.bidirectional else 1
         both = final.map(lambda value: torch.cat(value.view(layers, directions, *value.shape[1:]).unbind(1), -1))
         return self.decoder.start(self.bridge(both), self.dropout(output), source_lengths)

@@ -417,6 +417,57 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A picture of a strip.
+
+    Args:
+        pixels: grey [rows, columns] or red, green and blue [rows, columns, 3], 0..255.
+        name: a word below it.
+        wrong: whether that is wrong, and marked so.
+
+    Raises:
+        InputError: `pixels` is something else.
+    """
+
+    pixels: NDArray[np.uint8]
+    name: str = ""
+    wrong: bool = False
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.pixels)
+        if self.pixels.dtype != np.uint8 or shape[2:] not in ((), (3,)) or len(shape) < 2 or 0 in shape:
+            raise InputError(
+                f"Frame: pixels must be uint8 [rows, columns] or [rows, columns, 3], got {self.pixels.dtype} "
+                f"{list(shape)}"
+            )
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side, and what is said of them.
+
+    Args:
+        frames: the pictures.
+        text: what a model said.
+        truth: what it should have said, where that is something else; empty where it is right.
+        note: less important words.
+    """
+
+    frames: Sequence[Frame]
+    text: str
+    truth: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Pictures with what is said of them, one strip below the other."""
+
+    title: str
+    items: Sequence[Strip]
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a run by group, folded: `{"Training": {"learning rate": "0.001"}}`."""
 
@@ -463,6 +514,7 @@ Block = (
     | Sentences
     | Items
     | Passage
+    | Strips
     | Settings
     | Command
     | Note

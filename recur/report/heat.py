@@ -2,8 +2,6 @@
 
 import base64
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from recur.report.blocks import HeatMap
 from recur.report.charts import Tick, linear_ticks, log_axis, tick_text
+from recur.report.png import png
 from recur.report.tables import number_column
 
 COLUMNS, ROWS = 160, 48  # a map is thinned to at most so many cells
@@ -160,16 +159,4 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     anchors = np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in VIRIDIS.split()], dtype=np.float64)
     at = np.linspace(0, len(anchors) - 1, COLOURS)
     palette = np.stack([np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T], axis=1)
-    rows, columns = pixels.shape
-    lines = np.concatenate([np.zeros((rows, 1), np.uint8), pixels], axis=1).tobytes()
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-        (b"PLTE", bytes(3) + np.rint(palette).astype(np.uint8).tobytes()),
-        (b"tRNS", b"\x00"),
-        (b"IDAT", zlib.compress(lines, 9)),
-        (b"IEND", b""),
-    )
-    body = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
+    return png(pixels, np.rint(palette).astype(np.uint8))

@@ -22,11 +22,13 @@ from recur.report.blocks import (
     Mistakes,
     Passage,
     Planes,
+    Strips,
     Table,
 )
 from recur.report.charts import bar_picture, line_picture
 from recur.report.heat import heat_picture
 from recur.report.panels import histogram_pictures, plane_picture
+from recur.report.png import png
 from recur.report.tables import confusion_view, mistake_view, passage_view, table_view
 
 
@@ -115,6 +117,8 @@ def _view(block: Block) -> Any:
             return table_view(block)
         case Passage():
             return passage_view(block)
+        case Strips():
+            return [[png(frame.pixels) for frame in strip.frames] for strip in block.items]
         case Mistakes():
             return [mistake_view(item) for item in block.items]
         case _:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recur.errors import InputError, RunError
+from recur.tasks.caption.options import CaptionColumns, CaptionOptions
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
+from recur.tasks.decoding import Decoding
 from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.listen.options import ListenOptions, SoundColumns
@@ -15,7 +17,7 @@ from recur.tasks.numbers.options import NumberColumns, asks_for_numbers
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
 from recur.tasks.transcribe.options import Search, TranscribeColumns, TranscribeOptions
-from recur.tasks.translate.options import Decoding, TranslateColumns, TranslateOptions
+from recur.tasks.translate.options import TranslateColumns, TranslateOptions
 
 if TYPE_CHECKING:
     from recur.tasks.job import Task
@@ -115,6 +117,13 @@ TASKS = {
         "Train transcribers on sounds with their texts, compare them with simple methods, and write a report.",
         TranscribeColumns,
         Search,
+    ),
+    "caption": Entry(
+        "recur.tasks.caption.task:CAPTION",
+        CaptionOptions,
+        "Train networks that write captions of images or clips, or label frames, beside simple methods, with a report.",
+        CaptionColumns,
+        Decoding,
     ),
 }
 

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
+from recur.tasks.bleu import BleuTokens, bleu
 from recur.tasks.job import Baseline
-from recur.tasks.translate.bleu import BleuTokens, bleu
 from recur.tasks.translate.data import Corpus, PairFile, Part
 from recur.tasks.translate.dictionary import Dictionary
 

@@ -5,26 +5,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from recur.data.batches import PairBatch, PairBatches
 from recur.data.sequences import Sequences
-from recur.data.subwords import START
 from recur.models.decoder import forcing_rate
-from recur.models.decoding import beam_search, greedy
 from recur.models.seq2seq import EncoderDecoder
+from recur.tasks.decoding import GREEDY, Decoding
 from recur.tasks.progress import Progress
 from recur.tasks.training import Objective
-from recur.tasks.translate.options import GREEDY, Decoding, TranslateOptions
+from recur.tasks.translate.options import TranslateOptions
+from recur.tasks.writing import shifted, write
 
 # a translation has at most so many subwords, for each of the source and besides
 LONGER, LONGEST_MORE = 2, 10
 # of the schedule inverse-sigmoid, in hundredths of the training: half way down after about 30 of them
 SIGMOID = 12.0
-CHUNK = 1 << 20  # ids that are counted at once
 
 
 class TranslateObjective(Objective):
@@ -86,25 +84,6 @@ class TranslateObjective(Objective):
         self.step = state["step"]
 
 
-def shifted(target: Tensor) -> Tensor:
-    """Return what the decoder reads: <s> and the targets [B, T] but for their last step."""
-    return torch.cat([torch.full_like(target[:, :1], START), target[:, :-1]], 1)
-
-
-@torch.no_grad()
-def begin_with_frequencies(model: EncoderDecoder, targets: Sequences) -> None:
-    """Let an untrained model score each token by its frequency in the targets.
-
-    Else the first steps teach it which tokens hardly occur, and where most of the vocabulary does not, a tied network
-    can saturate over it.
-    """
-    scores = model.decoder.scores
-    counts = np.full(scores.out_features, 0.1)
-    for start in range(0, len(targets.values), CHUNK):
-        counts += np.bincount(targets.values[start : start + CHUNK], minlength=len(counts))
-    scores.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
-
-
 @dataclass(frozen=True)
 class Written:
     """A translation in ids, without <s> and </s>."""
@@ -146,14 +125,9 @@ def translate(
     empty = Sequences.of([] for _ in range(len(sources)))
     batches = PairBatches(sources, empty, batch_size, seed=0, shuffle=False)
     for batch in progress.over(batches, name) if progress else batches:
-        state = model.start(batch.source.to(device), batch.source_lengths.to(device))
-        first = torch.full_like(batch.source_lengths, START, device=device)
-        most = batch.source_lengths.to(device) * LONGER + LONGEST_MORE
-        if search.beam == 1:
-            found = greedy(model, state, first, max_length=most)
-        else:
-            beams = beam_search(model, state, first, beam=search.beam, max_length=most, alpha=search.length_penalty)
-            found = [best[0] for best in beams]
+        lengths = batch.source_lengths.to(device)
+        state = model.start(batch.source.to(device), lengths)
+        found = write(model, state, lengths * LONGER + LONGEST_MORE, search)
         for row, one in zip(batch.index.tolist(), found, strict=True):
             written[row] = Written(one.tokens, one.log_probability, one.finished)
     model.train(training)

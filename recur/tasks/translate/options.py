@@ -102,23 +102,3 @@ class TranslateColumns:
     """Whether double quotes in a .csv or .tsv file enclose fields; as the training file by default."""
     skip_bad_rows: bool = False
     """Leave broken rows out and count them, instead of stopping."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How translations are searched for."""
-
-    beam: int = 1
-    """Width of the beam; 1 takes the most probable subword at every step."""
-    length_penalty: float = 1.0
-    """Exponent of the penalty by which a beam divides: the larger, the longer its translations."""
-
-    def check(self) -> None:
-        """Raise InputError for a value out of its range."""
-        if self.beam < 1:
-            raise InputError(f"`beam` must be at least 1, got {self.beam}")
-        if not self.length_penalty >= 0:
-            raise InputError(f"`length_penalty` must be 0 or greater, got {self.length_penalty}")
-
-
-GREEDY = Decoding()

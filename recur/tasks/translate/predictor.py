@@ -12,12 +12,13 @@ from recur.data.batches import PairBatches
 from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
 from recur.models.seq2seq import EncoderDecoder
+from recur.tasks.decoding import Decoding
 from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.options import make_options
 from recur.tasks.progress import Progress
 from recur.tasks.translate.data import Encoder, PairFile, Part, find_parts, pair_file, read_part
 from recur.tasks.translate.model import TranslateObjective, translate
-from recur.tasks.translate.options import Decoding, TranslateOptions
+from recur.tasks.translate.options import TranslateOptions
 from recur.tasks.translate.scores import TranslateScores, score
 
 LONGEST = 4  # rows whose Jacobians are taken, the longest ones

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from recur.data.subwords import END, START
 from recur.report import Bar, BarChart, Block, HeatMap, Item, Items, Section, Table
+from recur.tasks.bleu import bleu, sentence_bleu
 from recur.tasks.job import Result, TaskReport
-from recur.tasks.translate.bleu import bleu, sentence_bleu
 from recur.tasks.translate.data import Corpus, Part
 from recur.tasks.translate.scores import Translated
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recur.models.seq2seq import EncoderDecoder
+from recur.tasks.bleu import BleuTokens, bleu
+from recur.tasks.decoding import GREEDY, Decoding
 from recur.tasks.progress import Progress
-from recur.tasks.translate.bleu import BleuTokens, bleu
 from recur.tasks.translate.data import Encoder, Part
 from recur.tasks.translate.model import Written, cross_entropy, perplexity, translate
-from recur.tasks.translate.options import GREEDY, Decoding
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from typing import Any
 from recur.data.batches import PairBatches
 from recur.data.subwords import Subwords
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
+from recur.tasks.bleu import sacrebleu_metrics
+from recur.tasks.decoding import GREEDY, Decoding
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.progress import Progress
 from recur.tasks.translate.baselines import run_baselines
-from recur.tasks.translate.bleu import sacrebleu_metrics
 from recur.tasks.translate.data import Corpus, Encoder, Part, read_corpus, read_test
-from recur.tasks.translate.model import TranslateObjective, begin_with_frequencies
-from recur.tasks.translate.options import GREEDY, Decoding, TranslateOptions
+from recur.tasks.translate.model import TranslateObjective
+from recur.tasks.translate.options import TranslateOptions
 from recur.tasks.translate.predictor import TranslatePredictor
 from recur.tasks.translate.report import Drawn, Shown, report
 from recur.tasks.translate.scores import Translated, score
+from recur.tasks.writing import begin_with_frequencies
 
 
 class Translate(Task[TranslateOptions, Corpus]):
@@ -39,7 +41,7 @@ class Translate(Task[TranslateOptions, Corpus]):
         sizes = {"vocabulary_size": size, "source_vocabulary_size": size, "shared": options.tied}
         network = EncoderDecoderConfig(**given | sizes)
         model = EncoderDecoder(network)
-        begin_with_frequencies(model, data.train.targets)
+        begin_with_frequencies(model.decoder.scores, data.train.targets)
         batches = PairBatches(data.train.sources, data.train.targets, options.batch_size, seed)
         validation = data.validation
         return Setup(

@@ -1,7 +1,8 @@
-"""What translations are worth beside references: BLEU and chrF by sacrebleu, with their signatures."""
+"""What written texts are worth beside references: BLEU and chrF by sacrebleu, with their signatures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU and chrF of many translations together."""
+    """BLEU and chrF of many texts together."""
 
     bleu: float
     """0..100."""
@@ -28,14 +29,18 @@ class Bleu:
     chrf_signature: str
 
 
+References = Sequence[str] | Sequence[Sequence[str]]
+"""One for each text, or several."""
+
+
 def bleu(
-    translations: Sequence[str], references: Sequence[str], *, lower: bool = False, tokens: BleuTokens = "13a"
+    translations: Sequence[str], references: References, *, lower: bool = False, tokens: BleuTokens = "13a"
 ) -> Bleu:
-    """Score translations by one reference each.
+    """Score translations, or other texts, by one reference each or several.
 
     Args:
         translations: texts, not tokenised, n of them, n at least 1.
-        references: texts, n of them.
+        references: n texts, or n lists of one text or more.
         lower: take capital letters as small ones.
         tokens: sacrebleu's tokeniser of both: "13a" for languages with blanks between words, "zh" and "char" for
             those without.
@@ -56,11 +61,14 @@ def bleu(
     metrics = sacrebleu_metrics()
     # forced: texts whose marks stand apart, as a dictionary writes them, are meant so
     words, characters = metrics.BLEU(lowercase=lower, tokenize=tokens, force=True), metrics.CHRF(lowercase=lower)
-    score = words.corpus_score(list(translations), [list(references)])
-    chrf = characters.corpus_score(list(translations), [list(references)])
+    lists = _lists(references)
+    # sacrebleu takes first, second ... references of all texts, None where a text has no more
+    streams = [list(stream) for stream in zip_longest(*lists)]
+    score = words.corpus_score(list(translations), streams)
+    chrf = characters.corpus_score(list(translations), streams)
     return Bleu(
         bleu=float(score.score),
-        interval=_interval(words, _statistics(words, translations, references)),
+        interval=_interval(words, _statistics(words, translations, lists)),
         chrf=float(chrf.score),
         signature=str(words.get_signature()),
         chrf_signature=str(characters.get_signature()),
@@ -68,18 +76,22 @@ def bleu(
 
 
 def sentence_bleu(
-    translations: Sequence[str], references: Sequence[str], *, lower: bool = False, tokens: BleuTokens = "13a"
+    translations: Sequence[str], references: References, *, lower: bool = False, tokens: BleuTokens = "13a"
 ) -> NDArray[np.float64]:
     """Return the BLEU of each translation alone [n], 0..100: of orders up to its length, smoothed."""
     metric = sacrebleu_metrics().BLEU(lowercase=lower, tokenize=tokens, effective_order=True)
-    scores = [metric.sentence_score(t, [r]).score for t, r in zip(translations, references, strict=True)]
+    scores = [metric.sentence_score(t, r).score for t, r in zip(translations, _lists(references), strict=True)]
     return np.array(scores, dtype=np.float64)
 
 
-def _statistics(metric: Any, translations: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+def _lists(references: References) -> list[list[str]]:
+    return [[one] if isinstance(one, str) else list(one) for one in references]
+
+
+def _statistics(metric: Any, translations: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     """Return what BLEU is a function of, for each sentence: matches and n-grams of 4 orders, both lengths, [n, 10]."""
     alone = type(metric)(lowercase=metric.lowercase, tokenize=metric.tokenizer.signature(), effective_order=True)
-    scores = (alone.sentence_score(t, [r]) for t, r in zip(translations, references, strict=True))
+    scores = (alone.sentence_score(t, r) for t, r in zip(translations, references, strict=True))
     return np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], dtype=np.int64)
 
 
