@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import runpy
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 import recur
 from recur.app.main import main
 from recur.data.frames import FrameBatches, Frames
+from recur.data.measured import Layout, read_measured
 from recur.data.sound import labelled_sounds, read_sound, resample
 from recur.data.spectra import Spectra, cosine_transform, mel_bank, mel_edges
 from recur.data.tables import fingerprint
@@ -303,3 +307,17 @@ def test_a_folder_is_known_by_names_and_contents(tmp_path):
     (tmp_path / "a" / "z").rename(tmp_path / "a" / "y")
     (tmp_path / "a" / "y").write_text("a/Y")
     assert fingerprint(tmp_path / "a")["sha256"] != first["sha256"]
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_the_script_writes_frames_as_sequences_of_numbers(folder, tmp_path, arrays):
+    script = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "sound_frames.py"))
+    script["main"](data=folder, test=r"_[0-2]\.", out=tmp_path / "out", coefficients=5, arrays=arrays)
+    kind, layout = ("npz", Layout()) if arrays else ("csv.gz", Layout(series="sound"))
+    train, test = (read_measured(tmp_path / "out" / f"{part}.{kind}", layout) for part in ("train", "test"))
+    assert (len(train.frames), len(test.frames)) == (18, 6)
+    sound = next(one for one in labelled_sounds(folder) if re.search(r"_[0-2]\.", str(one.path)))
+    samples, rate = read_sound(sound.path)
+    frames = Spectra(rate, features="mfcc", coefficients=5)(samples)
+    assert test.labels[0] == sound.label
+    np.testing.assert_allclose(test.frames[0], frames, atol=1e-4)

@@ -362,9 +362,11 @@ def test_simple_methods_know_what_they_can(tmp_path):
 
 
 def test_beginnings_are_answered_as_if_they_were_all(arrays, tmp_path):
-    network = recur.load(run(arrays, tmp_path, bidirectional=True))
+    network = recur.load(run(arrays, tmp_path, bidirectional=True, dropout=0.5))
     sequence = waves(1)[0][0].astype(np.float32)
+    network.model.train()
     ends, found = beginnings(network.model, sequence)
+    assert network.model.training
     assert ends.tolist() == list(range(1, 13))
     alone = network.predict([sequence[:5]])[0]
     assert found[4].max() == pytest.approx(alone.probability, abs=1e-6)

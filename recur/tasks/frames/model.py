@@ -1,6 +1,7 @@
 """The objective of a listener, and its predictions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,16 @@ class FrameObjective(Objective):
         return (frames[:, : int(lengths.max())], lengths), lambda scores: F.cross_entropy(scores, labels)
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: Listener) -> Iterator[None]:
+    """Run without dropouts and gradients, and leave the network as it was."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)
+
+
 def probabilities(
     model: Listener, frames: Frames, batch_size: int = 64, shown: Callable[[float], None] = lambda done: None
 ) -> Probabilities:
@@ -60,12 +70,10 @@ def probabilities(
         shown: is told which share of the batches is done.
     """
     result = np.empty((len(frames), model.config.classes), dtype=np.float32)
-    training = model.training
-    model.eval()
     batches = FrameBatches(frames, None, batch_size, seed=0, shuffle=False)
-    for done, batch in enumerate(batches, start=1):
-        scores = model(batch.frames, batch.lengths)
-        result[batch.index.numpy()] = scores.double().softmax(dim=1).float().numpy()
-        shown(done / len(batches))
-    model.train(training)
+    with evaluating(model):
+        for done, batch in enumerate(batches, start=1):
+            scores = model(batch.frames, batch.lengths)
+            result[batch.index.numpy()] = scores.double().softmax(dim=1).float().numpy()
+            shown(done / len(batches))
     return result

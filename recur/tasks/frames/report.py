@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from recur.cells import cell_named
 from recur.models.listener import Listener
 from recur.report import Block, HeatMap, LineChart, Mistake, Mistakes, Section, Series, Table
+from recur.tasks.frames.model import evaluating
 from recur.tasks.frames.parts import Part
 from recur.tasks.job import Result, TaskReport, evenly
 from recur.tasks.job_result import percent
@@ -104,7 +105,7 @@ def beginnings(model: Listener, frames: NDArray[np.float32]) -> tuple[NDArray[np
     """Answer the beginnings of a sequence, each as if it were all of it.
 
     Args:
-        model: the network, in evaluation.
+        model: the network.
         frames: a sequence [T, D].
 
     Returns:
@@ -112,7 +113,7 @@ def beginnings(model: Listener, frames: NDArray[np.float32]) -> tuple[NDArray[np
     """
     ends = evenly(len(frames), PREFIXES) + 1
     one = torch.from_numpy(frames)
-    with torch.no_grad():
+    with evaluating(model):
         scores = model(one.expand(len(ends), *one.shape), torch.from_numpy(ends))
     return ends, scores.double().softmax(1).numpy()
 
@@ -120,7 +121,7 @@ def beginnings(model: Listener, frames: NDArray[np.float32]) -> tuple[NDArray[np
 def _gate_map(result: Result[Any], test: Part, row: int, step: str) -> Block:
     gate, model, frames = _kept(result), result.best.trained.model, test.frames[row]
     one, lengths = torch.from_numpy(frames)[None], torch.tensor([len(frames)])
-    with torch.no_grad():
+    with evaluating(model):
         trace = model.recurrent.trace(model.inputs(one, lengths), lengths=lengths)
     place = len(trace.states) - model.config.directions
     values = trace.gates[place][gate] if gate else trace.states[place].h

@@ -23,7 +23,10 @@ def report(result: Result[Measurements]) -> TaskReport:
     def draw(part: Part, row: int, title: str) -> Iterator[Block]:
         values = part.frames[row].T.astype(np.float64)
         if size > MOST_LINES:
-            yield HeatMap(title, "step", "number", "value", values, y_names=names)
+            # as the network sees them: numbers of different units in the same colours
+            seen = (values - data.mean[:, None]) / data.deviation[:, None]
+            label = "value" if result.options.scale == "none" else "deviations from the mean"
+            yield HeatMap(title, "step", "number", label, seen, y_names=names)
         else:
             steps = np.arange(values.shape[1], dtype=np.float64)
             lines = [Series(name, steps, own) for name, own in zip(names, values, strict=True)]
