@@ -17,8 +17,6 @@ from recur.tasks.figures import Scores, score
 from recur.tasks.job import Example, Predictor, evenly
 from recur.tasks.labels import Prediction, Rows, predictions, scores_text, split
 
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
-
 
 class ClassifyPredictor(Predictor):
     """A trained classifier.
@@ -104,15 +102,7 @@ class ClassifyPredictor(Predictor):
         if not len(part.labels):
             raise InputError(f"{source.path} must have at least one row, got none")
         (batch,) = LengthBatches(part.sequences, part.labels, len(part.labels), seed=0, shuffle=False)
-        lengths = batch.lengths.tolist()
-        if max(lengths) < 2:
-            raise InputError(
-                f"{source.path}: the {len(lengths)} texts looked at must have one of at least 2 tokens, for a gradient "
-                f"to flow through; the longest has {max(lengths)}"
-            )
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        longest = [row for row in order[:LONGEST] if lengths[row] >= 2]
-        return Example(*ClassifyObjective(self.model).probe(batch, len(lengths)), longest)
+        return ClassifyObjective(self.model).example(batch, source.path, "texts", "tokens")
 
     def _columns(self, text: str | None, label: str | None) -> tuple[str, str]:
         return str(text or self.options.get("text", "text")), str(label or self.options.get("label", "label"))

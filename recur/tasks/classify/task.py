@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from recur.tasks.classify.model import ClassifyObjective, count_evidence, probab
 from recur.tasks.classify.options import ClassifyOptions
 from recur.tasks.classify.predictor import ClassifyPredictor
 from recur.tasks.classify.report import Drawn, report
-from recur.tasks.figures import score
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
+from recur.tasks.many_to_one import score_members
 from recur.tasks.progress import Progress
 
 
@@ -110,19 +109,15 @@ class Classify(Task[ClassifyOptions, Corpus]):
                 progress=lambda name: progress.say(f"baseline {name}"),
             )
             growth, counted = ngram_table_growth(learned.sequences), len(learned.labels)
-        members = []
-        for one in trained:
-            guesses = [
-                probabilities(
-                    one.model,
-                    data.encoder.cut(part.sequences),
-                    options.batch_size,
-                    partial(progress.share, f"scoring {one.name} on the {name} part"),
-                )
-                for name, part in (("validation", data.validation), ("test", test))
-            ]
-            scores = score(guesses[0], data.validation.labels), score(guesses[1], test.labels)
-            members.append(Member(one, *scores, shown=guesses[1]))
+        members = score_members(
+            trained,
+            lambda model, part, shown: probabilities(
+                model, data.encoder.cut(part.sequences), options.batch_size, shown
+            ),
+            data.validation,
+            test,
+            progress,
+        )
         parts = {"train": data.train, "validation": data.validation, "test": test}
         rows = {name: len(part.labels) for name, part in parts.items()}
         return Scored(members, baselines, rows, notes, extra=Drawn(test, growth, counted))

@@ -2,19 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from recur.data.frames import FrameBatches
 from recur.models.listener import Listener, ListenerConfig
-from recur.tasks.figures import score
+from recur.tasks import many_to_one
 from recur.tasks.frames.augment import Augmentation
 from recur.tasks.frames.baselines import run_baselines
 from recur.tasks.frames.model import FrameObjective, probabilities
 from recur.tasks.frames.parts import Learned, Part
-from recur.tasks.job import Baseline, Member, Scored, Setup, Trained
+from recur.tasks.job import Baseline, Scored, Setup, Trained
 from recur.tasks.options import RunOptions
 from recur.tasks.progress import Progress
 
@@ -52,7 +51,7 @@ def make_setup(
     )
 
 
-def score_members(
+def score_parts(
     options: RunOptions,
     data: Learned,
     test: Part,
@@ -81,18 +80,12 @@ def score_members(
     told: list[str] = []
     if options.baselines:
         simple, told = run_baselines(*parts, len(data.labels), baselines, lambda name: progress.say(f"baseline {name}"))
-    members = []
-    for one in trained:
-        guesses = [
-            probabilities(
-                one.model,
-                part.frames,
-                options.batch_size,
-                partial(progress.share, f"scoring {one.name} on the {name} part"),
-            )
-            for name, part in (("validation", data.validation), ("test", test))
-        ]
-        scores = score(guesses[0], data.validation.labels), score(guesses[1], test.labels)
-        members.append(Member(one, *scores, shown=guesses[1]))
+    members = many_to_one.score_members(
+        trained,
+        lambda model, part, shown: probabilities(model, part.frames, options.batch_size, shown),
+        data.validation,
+        test,
+        progress,
+    )
     rows = dict(zip(("train", "validation", "test"), (len(part.labels) for part in parts), strict=True))
     return Scored(members, simple, rows, [*notes, *told], extra=test)

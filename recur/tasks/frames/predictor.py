@@ -5,18 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recur.data.frames import FrameBatches, Frames
-from recur.errors import InputError
 from recur.models.listener import Listener
 from recur.tasks.figures import Scores, score
 from recur.tasks.frames.model import FrameObjective, probabilities
 from recur.tasks.frames.parts import Part
 from recur.tasks.job import Example, Predictor
 from recur.tasks.labels import Prediction, predictions, scores_text
-
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
 
 class FramePredictor(Predictor):
@@ -53,12 +48,5 @@ class FramePredictor(Predictor):
         Raises:
             InputError: none of them has two steps.
         """
-        lengths = part.frames.lengths
-        if lengths.max() < 2:
-            raise InputError(
-                f"{source}: one of the {len(lengths)} {self.unit} must have 2 frames or more, got 1 in each"
-            )
-        (batch,) = FrameBatches(part.frames, part.labels, len(lengths), seed=0, shuffle=False)
-        order = torch.argsort(batch.lengths, descending=True, stable=True).tolist()
-        longest = [row for row in order[:LONGEST] if batch.lengths[row] >= 2]
-        return Example(*FrameObjective(self.model).probe(batch, len(lengths)), longest)
+        (batch,) = FrameBatches(part.frames, part.labels, len(part.labels), seed=0, shuffle=False)
+        return FrameObjective(self.model).example(batch, source, self.unit, "steps")

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from recur.cells import cell_named
 from recur.models.listener import Listener
 from recur.report import Block, HeatMap, LineChart, Mistake, Mistakes, Section, Series, Table
-from recur.tasks.frames.model import evaluating
 from recur.tasks.frames.parts import Part
 from recur.tasks.job import Result, TaskReport, evenly
 from recur.tasks.job_result import percent
 from recur.tasks.labels import confusion_block, surest_mistakes
+from recur.tasks.many_to_one import evaluating
 
 WORST = 30
 DRAWN = 3

@@ -11,7 +11,7 @@ import torch
 from recur.data.spectra import Spectra
 from recur.models.listener import Listener, ListenerConfig
 from recur.tasks.frames.augment import Augmentation
-from recur.tasks.frames.outline import make_setup, score_members
+from recur.tasks.frames.outline import make_setup, score_parts
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
 from recur.tasks.listen.data import Recordings, read_part, read_recordings
@@ -49,7 +49,7 @@ class Listen(Task[ListenOptions, Recordings]):
     def score(self, options: ListenOptions, data: Recordings, trained: list[Trained], progress: Progress) -> Scored:
         """Score networks and baselines on the test sounds."""
         test = read_part(data.test, data.labels, data.spectra, partial(progress.share, "reading the test part"))
-        return score_members(options, data, test, "sounds", trained, BASELINES, progress)
+        return score_parts(options, data, test, "sounds", trained, BASELINES, progress)
 
     def facts(self, result: Result[Recordings], member: Member) -> dict[str, Any]:
         """Return the classes, and how much sound is learned from."""

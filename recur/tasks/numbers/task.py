@@ -12,7 +12,7 @@ from recur.models.listener import Listener, ListenerConfig
 from recur.tasks.classify.options import ClassifyOptions
 from recur.tasks.frames.augment import Augmentation
 from recur.tasks.frames.baselines import BASELINES
-from recur.tasks.frames.outline import make_setup, score_members
+from recur.tasks.frames.outline import make_setup, score_parts
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
 from recur.tasks.numbers.data import Measurements, read_measurements
@@ -50,7 +50,7 @@ class ClassifyNumbers(Task[ClassifyOptions, Measurements]):
 
     def score(self, options: ClassifyOptions, data: Measurements, trained: list[Trained], progress: Progress) -> Scored:
         """Score networks and baselines on the test sequences."""
-        return score_members(options, data, data.test, "sequences", trained, tuple(BASELINES), progress)
+        return score_parts(options, data, data.test, "sequences", trained, tuple(BASELINES), progress)
 
     def facts(self, result: Result[Measurements], member: Member) -> dict[str, Any]:
         """Return the classes, and how long sequences are."""
