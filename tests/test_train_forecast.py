@@ -198,6 +198,18 @@ def test_windows_that_are_left_out_keep_all_phases(tmp_path: Path):
     assert any("multiple of the season of 24 steps" in note for note in read_history(alone).notes)
 
 
+def test_windows_are_whole_seasons_and_little_training_is_told(tmp_path: Path):
+    months = [f"{1990 + i // 12}-{1 + i % 12:02d}" for i in range(146)]
+    data = table(tmp_path / "months.csv", {"month": months, "a": list(range(146))})
+    given = {"train": data, "horizon": 12, "window": None, "batch_size": 32, "epochs": 10}
+    history = read_history(options(tmp_path, **given))
+    # a quarter of the 102 months of the training part, in whole years
+    assert (history.season, history.shape.window) == (12, 24)
+    # 67 windows are 3 batches
+    assert "10 epochs of 3 steps are little for a network to learn from; try --epochs 67" in history.notes
+    assert not any("little" in note for note in read_history(options(tmp_path, **{**given, "epochs": 67})).notes)
+
+
 def test_files_go_on_in_time(tmp_path: Path):
     whole = waves(160)
     files = {
@@ -554,6 +566,13 @@ def test_columns_are_found(tmp_path: Path):
     columns = waves(30) | {"name": ["x"] * 30, "nothing": [""] * 30}
     path = table(tmp_path / "columns.csv", columns)
     assert choose_columns(path, None, (), None, (), ()) == SeriesColumns("time", ("a", "b"))
+    for text, wrong in (("t;a\n1;2\n", "it seems to be separated by ';'"), ("t,a\n1,x 5\n", "line 2 has 'x 5' as 'a'")):
+        (tmp_path / "wrong.csv").write_text(text)
+        with pytest.raises(InputError, match=f"must have columns of numbers besides t.*found none: .*{wrong}"):
+            choose_columns(tmp_path / "wrong.csv", None, (), None, (), ())
+    (tmp_path / "wrong.csv").write_text("t,a\n1,2\n3\n")
+    with pytest.raises(InputError, match=r"line 3: .*; correct it$"):
+        choose_columns(tmp_path / "wrong.csv", None, (), None, (), ())
     lines = [json.dumps({"time": t, "a": None if i == 3 else i}) for i, t in enumerate(hours(30))]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     chosen = choose_columns(tmp_path / "rows.jsonl", None, (), None, (), ())

@@ -123,12 +123,15 @@ def predict(run: Path, *items: str, file: Path | None = None, json: Json = False
     decoding = chosen([entry.decoding], given)
     given_rows = predictor.items(file, **chosen([entry.columns], given)) if file else items or predictor.own()
     rows = iter(_lines() if given_rows is None else given_rows)
-    if predictor.heading and not json:
-        print(predictor.heading)
+    heading = "" if json else predictor.heading
     # where the answers themselves are on the screen, they show how far it is
     with nullcontext() if sys.stdout.isatty() else watched(Progress().reading):
         while chunk := list(islice(rows, 256)):
-            for item, answer in zip(chunk, predictor.predict(chunk, **decoding), strict=True):
+            answers = predictor.predict(chunk, **decoding)
+            if heading:
+                print(heading)
+                heading = ""
+            for item, answer in zip(chunk, answers, strict=True):
                 print(_json(predictor.json(item, answer)) if json else predictor.line(item, answer))
 
 

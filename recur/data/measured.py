@@ -291,8 +291,6 @@ def _chosen(path: str | Path, layout: Layout, taken: Sequence[str]) -> tuple[lis
         twice = next((name for name in found if found.count(name) > 1 or name in taken), None)
         if twice:
             raise InputError(f"the column {twice!r} is asked for twice; leave it out of --numbers")
-    if not found:
-        raise InputError(f"{path} must have columns of numbers besides {', '.join(taken)}, found none of {names[:20]}")
     return found, notes
 
 

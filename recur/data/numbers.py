@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recur.data.tables import Table, read_table
+from recur.data.tables import Table, column_names, read_table, separator_hint
 from recur.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -16,9 +16,19 @@ LOOKED_AT = 200
 
 
 def numeric_columns(path: str | Path, names: Sequence[str]) -> list[str]:
-    """Return those columns of a table whose first 200 cells are numbers or missing, and not all missing."""
-    left = dict.fromkeys(names, False)
-    for row in islice(read_table(path, names, blank=True), LOOKED_AT):
+    """Return those columns of a table whose first 200 cells are numbers or missing, and not all missing.
+
+    Args:
+        path: the table.
+        names: the columns that may hold numbers.
+
+    Raises:
+        InputError: there is none; with the first cell that is no number, or what seems to separate the columns.
+    """
+    left, columns = dict.fromkeys(names, False), column_names(path)
+    wrong = f"the columns are {', '.join(columns[:20])}{separator_hint(Path(path), columns)}"
+    table = read_table(path, names, blank=True)
+    for row in islice(table, LOOKED_AT) if names else ():
         for name in list(left):
             text = row[name].strip()
             if text.lower() in MISSING:
@@ -27,7 +37,13 @@ def numeric_columns(path: str | Path, names: Sequence[str]) -> list[str]:
                 left[name] = True
             else:
                 del left[name]
-    return [name for name, has_numbers in left.items() if has_numbers]
+                wrong = f"{table.place} has {text!r} as {name!r}"
+    found = [name for name, has_numbers in left.items() if has_numbers]
+    if not found:
+        others = [name for name in columns if name not in names]
+        besides = f" besides {', '.join(others)}" if others else ""
+        raise InputError(f"{path} must have columns of numbers{besides}, found none: {wrong}")
+    return found
 
 
 def to_numbers(table: Table, names: Sequence[str], cells: Sequence[str], first: int = 0) -> Floats:

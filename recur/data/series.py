@@ -126,8 +126,6 @@ def choose_columns(
         if name not in names:
             raise InputError(f"{path}: there is no column {name!r}{nearest(name, names)}; it has {', '.join(names)}")
     found = tuple(values) or tuple(numeric_columns(path, [name for name in names if name not in taken]))
-    if not found:
-        raise InputError(f"{path} must have columns of numbers besides {', '.join(taken)}, found none of {names}")
     return SeriesColumns(chosen, found, series, tuple(known), tuple(static))
 
 

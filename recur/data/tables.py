@@ -83,15 +83,15 @@ class Table:
             if column not in names:
                 raise InputError(
                     f"{self.path}: there is no column {column!r}{nearest(column, names)}; "
-                    f"the columns are {', '.join(names)}{_separator_hint(self.path, names)}"
+                    f"the columns are {', '.join(names)}{separator_hint(self.path, names)}"
                 )
 
     def bad(self, problem: str) -> None:
         """Note a bad row, or raise if there must be none."""
         if not self.skip_bad_rows:
-            raise InputError(
-                f"{self.path}, {self.place}: {problem}; correct it, or leave such rows out with --skip-bad-rows"
-            )
+            # tables of series keep their rows: one that is left out is a gap in time
+            remedy = "" if self.blank else ", or leave such rows out with --skip-bad-rows"
+            raise InputError(f"{self.path}, {self.place}: {problem}; correct it{remedy}")
         self.skipped.append(f"{self.place}: {problem}")
 
 
@@ -235,7 +235,8 @@ def _names(table: Table, reader: Any) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _separator_hint(path: Path, names: list[str]) -> str:
+def separator_hint(path: Path, names: list[str]) -> str:
+    """Say what seems to separate the columns of a file whose header is a single one; empty where nothing does."""
     other = {".csv": ("\t", ";"), ".tsv": (",", ";")}.get(_format(path), ())
     found = [mark for mark in other if len(names) == 1 and mark in names[0]]
     if not found:

@@ -158,4 +158,5 @@ def check_known(kinds: Sequence[type], given: Mapping[str, Any], run: object) ->
     known = [f.name for kind in kinds for f in dataclasses.fields(kind)]
     for name in given:
         if name not in known:
-            raise InputError(f"{flag(name)} is no flag for {run}; those of its task are {', '.join(map(flag, known))}")
+            those = f"those of its task are {', '.join(map(flag, known))}" if known else "its task has none"
+            raise InputError(f"{flag(name)} is no flag for {run}; {those}")

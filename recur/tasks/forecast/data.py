@@ -13,6 +13,8 @@ from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.forecast.scaling import Scaler, changes
 
 Floats = NDArray[np.float32]
+# steps of training below which a note says that they are few
+FEW_STEPS = 200
 PARTS = ("train", "validation", "test")
 
 
@@ -83,7 +85,7 @@ def read_history(options: ForecastOptions) -> History:
     # what a recursive network reads in the horizon, it has to foretell
     fed = options.form == "recursive" and targets < len(columns.values)
     shape = Shape(
-        _window(options, int(np.unique(panel.ticks[learned]).size)),
+        _window(options, int(np.unique(panel.ticks[learned]).size), season),
         options.horizon,
         apart=not options.together and not fed,
         fed=fed,
@@ -102,8 +104,8 @@ def read_history(options: ForecastOptions) -> History:
         changes(prepared, season, len(panel), learned),
         list(panel.notes),
     )
-    history.notes.extend(_data_notes(history, options))
     _check_parts(history, options)
+    history.notes.extend(_data_notes(history, options))
     return history
 
 
@@ -162,13 +164,13 @@ def _with_past(panel: Panel, cuts: tuple[int, int, int], targets: int) -> Panel:
     return panel.only(keep, note)
 
 
-def _window(options: ForecastOptions, times: int) -> int:
+def _window(options: ForecastOptions, times: int, season: int) -> int:
     if options.window is not None:
         return options.window
     window = max(1, min(max(24, 4 * options.horizon), times // 4))
-    if options.segment:
-        return max(1, window // options.segment) * options.segment
-    return window
+    # segments of the same phase of the season, and a divisor of it to cut them by
+    whole = options.segment or (season if season <= window else 1)
+    return max(1, window // whole) * whole
 
 
 def _check_parts(history: History, options: ForecastOptions) -> None:
@@ -205,6 +207,13 @@ def _data_notes(history: History, options: ForecastOptions) -> list[str]:
         notes.append(
             f"{share:.1%} of the values are missing: as input the last one before is carried on and marked, as "
             "something to foretell they do not count"
+        )
+    batches = -(-len(history.origins("train", stride)) // options.batch_size)
+    each = options.epoch_steps or batches
+    if each * options.epochs < FEW_STEPS:
+        notes.append(
+            f"{options.epochs} epochs of {each} steps are little for a network to learn from; try --epochs "
+            f"{-(-FEW_STEPS // each)}"
         )
     later = panel.ticks >= history.cuts[2]
     if later.any():

@@ -48,7 +48,7 @@ class ForecastOptions(RunOptions):
     """Steps that are foretold."""
     window: int | None = None
     """Steps that a forecast is made from; none for four times the horizon, within 24 and a quarter of the training
-    part."""
+    part, in whole seasons."""
     stride: int = 1
     """Take each so-many-th window of the training part in an epoch."""
     test_stride: int = 1
@@ -76,6 +76,8 @@ class ForecastOptions(RunOptions):
     """Series drawn in the report; of more than these, those with the smallest, the middle and the largest errors."""
     cell: tuple[str, ...] = ("gru",)
     """Recurrent cells; several are trained one after the other and compared."""
+    learning_rate: float = 0.005
+    """Step size at the start of the schedule."""
     dropout: float = 0.1
     """Share of the outputs zeroed in training after every layer, before the forecast too."""
     schedule: Literal["constant", "cosine", "linear", "plateau"] = "cosine"
