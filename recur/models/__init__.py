@@ -9,6 +9,7 @@ from recur.models.forecaster import Forecaster, ForecasterConfig
 from recur.models.language import LanguageConfig, LanguageModel
 from recur.models.listener import Listener, ListenerConfig
 from recur.models.loss import sequence_loss
+from recur.models.memory import MemoryConfig, MemoryNetwork
 from recur.models.one_to_many import OneToMany, OneToManyConfig
 from recur.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from recur.models.tagger import Tagger, TaggerConfig, TaggerInput
@@ -34,6 +35,8 @@ __all__ = [
     "LanguageModel",
     "Listener",
     "ListenerConfig",
+    "MemoryConfig",
+    "MemoryNetwork",
     "OneToMany",
     "OneToManyConfig",
     "StepModel",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recur.errors import InputError, RunError
+from recur.tasks.answer.options import AnswerOptions
 from recur.tasks.caption.options import CaptionColumns, CaptionOptions
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
 from recur.tasks.decoding import Decoding
@@ -124,6 +125,11 @@ TASKS = {
         "Train networks that write captions of images or clips, or label frames, beside simple methods, with a report.",
         CaptionColumns,
         Decoding,
+    ),
+    "answer": Entry(
+        "recur.tasks.answer.task:ANSWER",
+        AnswerOptions,
+        "Train memory networks on stories with questions, compare them with simple methods, and write a report.",
     ),
 }
 
