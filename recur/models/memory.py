@@ -59,7 +59,8 @@ class MemoryNetwork(nn.Module):
     it: at each slot it becomes the question that is left to be asked there. The last hop reads forward alone.
 
     Source: position encoding, memory and hops Sukhbaatar et al. 2015, arXiv:1503.08895, section 4.1; hops that are
-    recurrences Seo et al. 2017, arXiv:1606.04582, of which each slot's gate is one for all units.
+    recurrences Seo et al. 2017, arXiv:1606.04582, there with one gate for all units of a slot. The start is ours, see
+    `attend_`.
 
     Args:
         config: the sizes and options.
