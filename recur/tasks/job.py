@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ class Data(Protocol):
     def notes(self) -> list[str]:
         """What a person should know of the data."""
 
+
+# rows whose Jacobians are taken
+LONGEST = 4
 
 O = TypeVar("O", bound=RunOptions)
 D = TypeVar("D", bound=Data)
@@ -355,6 +359,12 @@ class Task(ABC, Generic[O, D]):
 def evenly(count: int, rows: int) -> NDArray[np.int64]:
     """Return at most so many row numbers at even distances through `count` rows."""
     return np.unique(np.linspace(0, count - 1, min(rows, count)).astype(np.int64))
+
+
+def longest(lengths: Tensor) -> list[int]:
+    """Return the rows [n] whose Jacobians are taken: a few, the longest first, of two steps or more."""
+    order = torch.argsort(lengths, descending=True, stable=True)[:LONGEST].tolist()
+    return [row for row in order if lengths[row] >= 2]
 
 
 def count_parameters(model: nn.Module) -> int:

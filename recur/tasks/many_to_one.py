@@ -14,13 +14,12 @@ from torch.nn import functional as F
 
 from recur.errors import InputError
 from recur.tasks.figures import score
-from recur.tasks.job import Example, Member, Trained
+from recur.tasks.job import Example, Member, Trained, longest
 from recur.tasks.progress import Progress
 from recur.tasks.training import Objective, SizedBatches
 
 Probabilities = NDArray[np.float32]
 Shown = Callable[[float], None]
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
 
 class Labelled(Protocol):
@@ -76,9 +75,7 @@ class ClassObjective(Objective):
                 f"{source}: the {len(lengths)} {rows} looked at must have one of at least 2 {steps}, for a gradient "
                 f"to flow through; the longest has {max(lengths)}"
             )
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        longest = [row for row in order[:LONGEST] if lengths[row] >= 2]
-        return Example(*self.probe(batch, len(lengths)), longest)
+        return Example(*self.probe(batch, len(lengths)), longest(batch.lengths))
 
 
 @contextmanager

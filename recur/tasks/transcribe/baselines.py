@@ -18,7 +18,7 @@ from recur.tasks.transcribe.data import Part, Speech
 from recur.tasks.transcribe.edits import distance
 from recur.tasks.transcribe.scores import count_errors
 
-MOST_TEXTS, MOST_SOUNDS, MOST_SEGMENTS, MOST_WORDS = 150, 300, 5000, 200
+MOST_TEXTS, MOST_SOUNDS, MOST_SEGMENTS, MOST_WORDS = 100, 300, 5000, 200
 SHARES, PAUSES, SHORTEST = (0.2, 0.3, 0.4, 0.5, 0.6), (2, 4, 8, 16), 5
 FRAMES = 10
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -50,7 +50,7 @@ def _constant(data: Speech) -> Write:
     """Take the text of the training part from which the others, of a part at even distances, are the least far."""
     texts = data.train.texts
     frequent = [text for text, _ in Counter(texts).most_common(MOST_TEXTS)]
-    others = [texts[row] for row in evenly(len(texts), MOST_SOUNDS)]
+    others = [texts[row] for row in evenly(len(texts), MOST_TEXTS)]
     best = min(frequent, key=lambda text: sum(distance(other, text) for other in others))
     return lambda part: [best] * len(part.texts)
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recur.data.batches import PairBatches
 from recur.data.sound import listed_sounds
 from recur.data.spectra import Spectra
 from recur.errors import InputError
 from recur.models.transcriber import Transcriber
-from recur.tasks.job import Example, Predictor, evenly
+from recur.tasks.job import Example, Predictor, evenly, longest
 from recur.tasks.job_result import percent
 from recur.tasks.options import make_options
 from recur.tasks.sounds.reading import Heard, read_frames
@@ -23,8 +21,6 @@ from recur.tasks.transcribe.model import TranscribeObjective, transcribe
 from recur.tasks.transcribe.options import Search, TranscribeOptions
 from recur.tasks.transcribe.scores import TranscribeScores, score
 from recur.tasks.transcribe.units import Units
-
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
 
 @dataclass(frozen=True)
@@ -139,9 +135,7 @@ class TranscribePredictor(Predictor):
         steps = self.model.steps(batch.source_lengths)
         if steps.max() < 2:
             raise InputError(f"{file}: one of the {len(steps)} sounds must have 2 steps or more, got 1 in each")
-        order = torch.argsort(steps, descending=True, stable=True).tolist()
-        longest = [row for row in order[:LONGEST] if steps[row] >= 2]
-        return Example(*TranscribeObjective(self.model).probe(batch, len(steps)), longest)
+        return Example(*TranscribeObjective(self.model).probe(batch, len(steps)), longest(steps))
 
     def _read(self, rows: list[Utterance]) -> Part:
         return read_part(rows, self.units, self.spectra)

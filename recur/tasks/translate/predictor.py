@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recur.data.aligned import AlignedFiles
 from recur.data.batches import PairBatches
 from recur.data.tables import FORMATS, read_table
 from recur.errors import InputError
 from recur.models.seq2seq import EncoderDecoder
 from recur.tasks.decoding import Decoding
-from recur.tasks.job import Example, Predictor, evenly
+from recur.tasks.job import Example, Predictor, evenly, longest
 from recur.tasks.options import make_options
 from recur.tasks.progress import Progress
 from recur.tasks.translate.data import Encoder, PairFile, Part, find_parts, pair_file, read_part
@@ -21,7 +19,6 @@ from recur.tasks.translate.model import TranslateObjective, translate
 from recur.tasks.translate.options import TranslateOptions
 from recur.tasks.translate.scores import TranslateScores, score
 
-LONGEST = 4  # rows whose Jacobians are taken, the longest ones
 
 
 @dataclass(frozen=True)
@@ -180,9 +177,8 @@ class TranslatePredictor(Predictor):
         chosen = evenly(len(part.sources), rows)
         sources, targets = part.sources.take(chosen), part.targets.take(chosen)
         (batch,) = PairBatches(sources, targets, len(chosen), seed=0, shuffle=False)
-        order = np.argsort(-batch.source_lengths.numpy(), kind="stable")[:LONGEST].tolist()
         probed = TranslateObjective(self.model, TranslateOptions(train=""), 1).probe(batch, len(chosen))
-        return Example(*probed, [row for row in order if batch.source_lengths[row] >= 2])
+        return Example(*probed, longest(batch.source_lengths))
 
     def _validation(self) -> Part:
         options = self.options
