@@ -246,11 +246,19 @@ def test_tones_are_written_down_and_the_run_answers(table, tmp_path, capsys):
 def test_words_between_pauses_are_told_apart(table, tmp_path):
     spaced = write(tmp_path / "words.csv", [(path, " ".join(text), s) for path, text, s in rows_of(table)])
     made = run(
-        spaced, tmp_path, unit="word", baselines=True, cell="gru", features="mfcc", coefficients=6, deltas=True, beam=1
+        spaced,
+        tmp_path,
+        unit="word",
+        baselines=True,
+        cell="gru,rnn",
+        features="mfcc",
+        coefficients=6,
+        deltas=True,
+        beam=1,
     )
     found = metrics(made)
     assert found["baselines"]["words-between-pauses"]["character_error_rate"] == 0.0
-    assert found["units"] != []
+    assert set(found["members"]) == {"gru-1", "rnn-1"}
     assert "beam" not in found
 
 
