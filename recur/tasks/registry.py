@@ -10,14 +10,14 @@ from recur.errors import InputError, RunError
 from recur.tasks.answer.options import AnswerOptions
 from recur.tasks.caption.options import CaptionColumns, CaptionOptions
 from recur.tasks.classify.options import ClassifyColumns, ClassifyOptions
-from recur.tasks.decoding import Decoding
+from recur.tasks.decoding import Decoding, Search
 from recur.tasks.forecast.options import ForecastOptions
 from recur.tasks.generate.options import GenerateOptions, Sampling
 from recur.tasks.listen.options import ListenOptions, SoundColumns
 from recur.tasks.numbers.options import NumberColumns, asks_for_numbers
 from recur.tasks.options import flag
 from recur.tasks.tag.options import TagFile, TagOptions
-from recur.tasks.transcribe.options import Search, TranscribeColumns, TranscribeOptions
+from recur.tasks.transcribe.options import TranscribeColumns, TranscribeOptions
 from recur.tasks.translate.options import TranslateColumns, TranslateOptions
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +13,11 @@ from recur.data.frames import Frames
 from recur.data.sequences import Sequences
 from recur.models.ctc import LogProbabilities, align, best_path, ctc_losses, needed_steps, prefix_beam_search
 from recur.models.transcriber import Transcriber
+from recur.tasks.decoding import GREEDY, Search
 from recur.tasks.frames.augment import Augmentation
+from recur.tasks.many_to_one import evaluating
 from recur.tasks.training import Objective
 from recur.tasks.transcribe.edits import distance
-from recur.tasks.transcribe.options import GREEDY, Search
 
 # a beam does not grow by units of less probability
 LEAST = 1e-5
@@ -75,7 +77,6 @@ class Written:
     """Where each unit begins in its most probable path."""
 
 
-@torch.no_grad()
 def transcribe(
     model: Transcriber,
     frames: Frames,
@@ -96,25 +97,19 @@ def transcribe(
         The texts, in the order of the sounds.
     """
     written: dict[int, Written] = {}
-    training = model.training
-    model.eval()
     empty = Sequences.of([] for _ in range(len(frames)))
     batches = PairBatches(frames, empty, batch_size, seed=0, shuffle=False)
-    for done, batch in enumerate(batches, start=1):
-        steps = model.steps(batch.source_lengths)
-        scores = model(batch.source, batch.source_lengths).double()
-        rows = [logs[:n] for logs, n in zip(scores.log_softmax(-1).numpy(), steps.tolist(), strict=True)]
-        texts = [
-            best_path(row) if search.beam == 1 else prefix_beam_search(row, search.beam, LEAST)[0][0] for row in rows
-        ]
-        padded = torch.zeros(len(rows), max(1, *map(len, texts)), dtype=torch.int64)
-        for place, ids in enumerate(texts):
-            padded[place, : len(ids)] = torch.tensor(ids)
-        losses = ctc_losses(scores, steps, padded, torch.tensor([len(ids) for ids in texts])).tolist()
-        for number, ids, loss, row in zip(batch.index.tolist(), texts, losses, rows, strict=True):
-            written[number] = Written(ids, -loss, align(row, ids))
-        shown(done / len(batches))
-    model.train(training)
+    with evaluating(model):
+        for done, batch in enumerate(batches, start=1):
+            steps = model.steps(batch.source_lengths)
+            scores = model(batch.source, batch.source_lengths).double()
+            rows = [logs[:n] for logs, n in zip(scores.log_softmax(-1).numpy(), steps.tolist(), strict=True)]
+            texts = Sequences.of(_found(row, search) for row in rows)
+            padded, lengths = map(torch.from_numpy, texts.padded(np.arange(len(texts))))
+            losses = ctc_losses(scores, steps, padded, lengths).tolist()
+            for number, ids, loss, row in zip(batch.index.tolist(), texts, losses, rows, strict=True):
+                written[number] = Written(ids.tolist(), -loss, align(row, ids.tolist()))
+            shown(done / len(batches))
     return [written[row] for row in range(len(frames))]
 
 
@@ -122,11 +117,8 @@ def _found(logs: LogProbabilities, search: Search) -> list[int]:
     return best_path(logs) if search.beam == 1 else prefix_beam_search(logs, search.beam, LEAST)[0][0]
 
 
-@torch.no_grad()
 def probabilities(model: Transcriber, frames: Tensor) -> Tensor:
     """Return the probability of each unit at each step [T', C] for the frames [T, D] of one sound, in evaluation."""
-    training = model.training
-    model.eval()
-    scores: Tensor = model(frames[None], torch.tensor([len(frames)]))[0]
-    model.train(training)
+    with evaluating(model):
+        scores: Tensor = model(frames[None], torch.tensor([len(frames)]))[0]
     return scores.double().softmax(-1)

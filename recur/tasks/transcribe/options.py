@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from recur.errors import InputError
 from recur.tasks.options import require
 from recur.tasks.sounds.options import SoundOptions
 
@@ -46,19 +45,3 @@ class TranscribeColumns:
     """Column of the files' paths; that of the training table by default."""
     text: str | None = None
     """Column of the texts; that of the training table by default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """How texts are searched for."""
-
-    beam: int = 1
-    """Width of the beam of texts, whose paths are added up; 1 takes the most probable path."""
-
-    def check(self) -> None:
-        """Raise InputError for a value out of its range."""
-        if self.beam < 1:
-            raise InputError(f"`beam` must be at least 1, got {self.beam}")
-
-
-GREEDY = Search()

@@ -12,13 +12,14 @@ from recur.data.sound import listed_sounds
 from recur.data.spectra import Spectra
 from recur.errors import InputError
 from recur.models.transcriber import Transcriber
+from recur.tasks.decoding import Search
 from recur.tasks.job import Example, Predictor, evenly, longest
 from recur.tasks.job_result import percent
 from recur.tasks.options import make_options
 from recur.tasks.sounds.reading import Heard, read_frames
 from recur.tasks.transcribe.data import Part, Utterance, find_parts, read_part, read_rows
 from recur.tasks.transcribe.model import TranscribeObjective, transcribe
-from recur.tasks.transcribe.options import Search, TranscribeOptions
+from recur.tasks.transcribe.options import TranscribeOptions
 from recur.tasks.transcribe.scores import TranscribeScores, score
 from recur.tasks.transcribe.units import Units
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from recur.data.batches import PairBatches
 from recur.models.transcriber import Transcriber
+from recur.tasks.decoding import GREEDY, Search
 from recur.tasks.figures import Sums
+from recur.tasks.many_to_one import evaluating
 from recur.tasks.transcribe.data import Part
 from recur.tasks.transcribe.edits import differences, distance
 from recur.tasks.transcribe.model import TranscribeObjective, Written, transcribe
-from recur.tasks.transcribe.options import GREEDY, Search
 from recur.tasks.transcribe.units import Units
 
 RESAMPLES = 1000
@@ -112,11 +112,9 @@ def score(
     return Transcribed(scores, texts, written)
 
 
-@torch.no_grad()
 def _loss(model: Transcriber, part: Part, batch_size: int) -> float:
-    sums, training, objective = Sums(), model.training, TranscribeObjective(model)
-    model.eval()
-    for batch in PairBatches(part.frames, part.targets, batch_size, seed=0, shuffle=False):
-        sums.add(*objective.measure(batch))
-    model.train(training)
+    sums, objective = Sums(), TranscribeObjective(model)
+    with evaluating(model):
+        for batch in PairBatches(part.frames, part.targets, batch_size, seed=0, shuffle=False):
+            sums.add(*objective.measure(batch))
     return sums.mean("loss")

@@ -12,6 +12,7 @@ from recur.data.batches import PairBatches
 from recur.data.spectra import Spectra
 from recur.data.vocabulary import Vocabulary
 from recur.models.transcriber import Transcriber, TranscriberConfig
+from recur.tasks.decoding import GREEDY, Search
 from recur.tasks.frames.augment import Augmentation
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
@@ -19,7 +20,7 @@ from recur.tasks.progress import Progress
 from recur.tasks.transcribe.baselines import run_baselines
 from recur.tasks.transcribe.data import Part, Speech, read_speech, read_test
 from recur.tasks.transcribe.model import TranscribeObjective
-from recur.tasks.transcribe.options import GREEDY, Search, TranscribeOptions
+from recur.tasks.transcribe.options import TranscribeOptions
 from recur.tasks.transcribe.predictor import TranscribePredictor
 from recur.tasks.transcribe.report import Shown, report
 from recur.tasks.transcribe.scores import Transcribed, score

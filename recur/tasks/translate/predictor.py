@@ -20,7 +20,6 @@ from recur.tasks.translate.options import TranslateOptions
 from recur.tasks.translate.scores import TranslateScores, score
 
 
-
 @dataclass(frozen=True)
 class Translation:
     """What a network makes of a text."""
