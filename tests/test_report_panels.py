@@ -117,3 +117,12 @@ def test_histograms_are_as_high_as_their_largest_share():
     assert first.bars[1].text == "0 to 1: 40.0%"
     assert first.top == "40.0%"
     assert second.bars[0].height == 0
+
+
+def test_rows_that_are_sentences_have_room_for_them():
+    names = ["Mary went to the hall.", "a sentence of many more words than fit beside the map"]
+    picture = heat([[1, 2], [3, 4]], y_names=names, x_names=["a long name of a column", "b"])
+    assert picture.long
+    assert [tick.text for tick in picture.y_ticks] == [names[0], names[1][:39] + "…"]
+    assert picture.x_ticks[0].text == "a long name o…"
+    assert not heat([[1, 2], [3, 4]], y_names=["internationally", "b"]).long

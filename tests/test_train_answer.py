@@ -87,7 +87,7 @@ def test_places_are_learned_and_the_run_answers(folder, tmp_path, capsys):
     baselines = {name: one["accuracy"] for name, one in found["baselines"].items()}
     assert baselines["majority"] < baselines["question"] < baselines["latest"] < found["test"]["accuracy"]
     page = (made / "report.html").read_text()
-    assert "hop 1 forward" in page
+    assert "hop 1 →" in page
     assert "q2_test.txt: Where is" in page
     network = recur.load(made)
     text = "Mary went to the hall. John went to the kitchen. Mary went to the garden. Where is Mary?"

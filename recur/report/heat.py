@@ -14,7 +14,7 @@ from recur.report.png import png
 from recur.report.tables import number_column
 
 COLUMNS, ROWS = 160, 48  # a map is thinned to at most so many cells
-NAME = 14  # so many characters of a name are drawn
+NAME, SENTENCE = 14, 40  # so many characters of a name are drawn, and of one of a row that is a sentence
 # viridis of Smith and van der Walt (2015, CC0), which rises evenly in lightness for all eyes, at ten even places
 VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725"
 COLOURS = 255
@@ -33,6 +33,7 @@ class HeatPicture:
         x_per, y_per: how many columns and rows of the map a cell is the mean of.
         x_count, y_count: columns and rows of the map.
         summary: its largest and smallest value, in words.
+        long: the rows' names are sentences, and have the room for it.
     """
 
     image: str
@@ -50,6 +51,7 @@ class HeatPicture:
     y_ticks: list[Tick]
     scale_ticks: list[Tick]
     summary: str
+    long: bool = False
 
 
 def heat_picture(block: HeatMap) -> HeatPicture:
@@ -57,6 +59,8 @@ def heat_picture(block: HeatMap) -> HeatPicture:
     values = np.asarray(block.values, dtype=np.float64)
     y_count, x_count = values.shape
     x_per, y_per = max(1, math.ceil(x_count / COLUMNS)), max(1, math.ceil(y_count / ROWS))
+    # a subword or label is cut, a sentence is not told by its first word
+    long = any(name.count(" ") > 1 for name in block.y_names)
     usable = np.isfinite(values) & ((values > 0) if block.log else (np.abs(values) < 1e300))
     cells = _means(np.where(usable, values, np.nan), y_per, x_per)
     if not np.isfinite(cells).any():
@@ -82,9 +86,10 @@ def heat_picture(block: HeatMap) -> HeatPicture:
         x_count=x_count,
         y_count=y_count,
         x_ticks=_ticks(block.x_names, block.x_first, x_count, cells.shape[1] * x_per, 6),
-        y_ticks=_ticks(block.y_names, block.y_first, y_count, cells.shape[0] * y_per, 5),
+        y_ticks=_ticks(block.y_names, block.y_first, y_count, cells.shape[0] * y_per, 5, SENTENCE if long else NAME),
         scale_ticks=_scale_ticks(low, high, block.log),
         summary=_summary(block, values, usable),
+        long=long,
     )
 
 
@@ -113,10 +118,10 @@ def _ends(block: HeatMap, placed: NDArray[np.float64]) -> tuple[float, float]:
     )
 
 
-def _ticks(names: Sequence[str], first: int, count: int, drawn: int, most: int) -> list[Tick]:
+def _ticks(names: Sequence[str], first: int, count: int, drawn: int, most: int, length: int = NAME) -> list[Tick]:
     """Return a tick for each row or column that has a name, or ticks of round numbers."""
     if names and drawn == count:
-        short = (name if len(name) <= NAME else name[: NAME - 1] + "…" for name in names)
+        short = (name if len(name) <= length else name[: length - 1] + "…" for name in names)
         return [Tick(round(100 * (i + 0.5) / count, 2), name) for i, name in enumerate(short)]
     return _count_ticks(first, count, drawn, most)
 

@@ -17,8 +17,8 @@ DRAWN = 20
 LONGEST_MAP = 15
 READ = (
     "Questions of the test part, one of each file, with the sentences before them, and how far each sentence moves the "
-    "state in each pass of the memory, as a share of what all move it: hop 1 begins with the question as it stands, "
-    "each further one with what the hop before has made of it at each sentence."
+    "state in each pass of the memory, forward and backward, as a share of what all move it: hop 1 begins with the "
+    "question as it stands, each further one with what the hop before has made of it at each sentence."
 )
 
 
@@ -65,7 +65,7 @@ def _maps(result: Result[Corpus]) -> Iterator[Block]:
     for row, question, shares in zip(rows, questions, reads(model, encoder(questions)), strict=True):
         given = encoder.labels[guesses[row]]
         told = given if given == question.answer else f"{given} (wrong: {question.answer})"
-        passes = [f"hop {number // 2 + 1} {'backward' if number % 2 else 'forward'}" for number in range(len(shares))]
+        passes = [f"hop {number // 2 + 1} {'←' if number % 2 else '→'}" for number in range(len(shares))]
         yield HeatMap(
             f"{question.path.name}: {question.text} {told}",
             "pass",
