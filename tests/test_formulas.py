@@ -1,10 +1,12 @@
 """Every cell against its paper's formula, written out in plain torch."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from recur import Recurrent, cells
+from recur import Recurrent, State, cells
 
 σ, tanh = torch.sigmoid, torch.tanh
 D, H = 3, 4
@@ -139,6 +141,14 @@ def minlstm(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor
     return h
 
 
+def hgru(x: Tensor, W: Weights, U: Weights, b: Weights, p: Weights) -> Tensor:
+    state, turn = zeros().to(torch.complex128), torch.exp(1j * torch.atan2(p["v"], p["u"]))
+    for x_t in x:
+        f, a, b_, o = (x_t @ W[k].T + b[k] for k in "fabo")
+        state = σ(f) * turn * state + (1 - σ(f)) * torch.complex(a * σ(a), b_ * σ(b_))
+    return σ(o) * state.real
+
+
 FORMULAS = {
     "adder": adder,
     "adder-input": adder_input,
@@ -154,6 +164,7 @@ FORMULAS = {
     "slstm": slstm,
     "mingru": mingru,
     "minlstm": minlstm,
+    "hgru": hgru,
 }
 
 
@@ -188,7 +199,7 @@ def test_the_stabiliser_keeps_slstm_in_range():
 
 
 def test_cells_without_a_recurrent_matrix_have_none():
-    for name in ("indrnn", "mingru", "minlstm"):
+    for name in ("indrnn", "mingru", "minlstm", "hgru"):
         for bias in (True, "two"):
             assert not [n for n, _ in Recurrent(name, D, H, bias=bias).named_parameters() if "hh" in n]
 
@@ -208,3 +219,16 @@ def test_only_declared_gates_and_units_can_be_named():
         type("Wrong", (cells.Cell,), {"gates": "a", "recurrent": "b", "step": lambda x, U, s: s})
     with pytest.raises(cells.cell.InputError, match="`starts` must name some of its `units`, found 'w'"):
         type("Wrong", (cells.Cell,), {"gates": "a", "starts": {"w": 1.0}, "step": lambda x, U, s: s})
+
+
+def test_the_state_of_an_hgru_turns_and_keeps_its_size():
+    layer = Recurrent("hgru", 1, 2).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.bias_ih_l0[:2] = 100.0  # f = 1: nothing is forgotten, nothing comes in
+        layer.units_l0.copy_(torch.tensor([[1.0, 0.0], [1.0, 3.0]]))  # by 45 and by 90 degrees
+    c = torch.tensor([[[1.0, 1.0]]], dtype=torch.float64)
+    after = layer(torch.zeros(6, 1, 1, dtype=torch.float64), State(h=0 * c, c=c, q=0 * c))
+    wanted = [[math.cos((t + 1) * angle) / 2 for angle in (math.pi / 4, math.pi / 2)] for t in range(6)]
+    torch.testing.assert_close(after.output[:, 0], torch.tensor(wanted, dtype=torch.float64), atol=1e-12, rtol=0)

@@ -22,6 +22,7 @@ from recur.cells.coupled import CoupledLSTM
 from recur.cells.elman import Elman
 from recur.cells.fastgrnn import FastGRNN
 from recur.cells.gru import GRU
+from recur.cells.hgru import HGRU
 from recur.cells.indrnn import IndRNN
 from recur.cells.layernorm import LayerNormElman, LayerNormGRU, LayerNormLSTM
 from recur.cells.lstm import LSTM, LSTMP, Adder, AdderInput, AdderInputForget, PeepholeLSTM
@@ -50,6 +51,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "ugrnn": UGRNN,
     "fastgrnn": FastGRNN,
     "indrnn": IndRNN,
+    "hgru": HGRU,
     "mingru": MinGRU,
     "minlstm": MinLSTM,
     "adder": Adder,
@@ -72,6 +74,7 @@ def cell_named(name: str) -> Cell:
 __all__ = [
     "CELLS",
     "GRU",
+    "HGRU",
     "LSTM",
     "LSTMP",
     "SLSTM",
