@@ -14,9 +14,9 @@ import torch
 
 import recur
 from recur.app.main import main
-from recur.data.pictures import ClipBatches, Clips, PictureForm, frame_files, read_picture
+from recur.data.pictures import ClipBatches, Clips, PictureForm, frame_files, picture_form, read_picture
 from recur.data.sequences import Sequences
-from recur.errors import InputError
+from recur.errors import InputError, MissingExtra
 from recur.models import Captioner, CaptionerConfig, FrameLabeller, FrameLabellerConfig, Vision
 from recur.tasks.bleu import bleu
 from recur.tasks.caption.augment import Affine
@@ -261,6 +261,13 @@ def more_labels(labels, tmp_path):
         save(tmp_path / "clips" / "more" / f"{frame}.png", square("left", "dark", frame))
     rows = [line.split(",") for line in labels.read_text().splitlines()[1:]]
     return table(tmp_path / "more.csv", [*rows, ("clips/more", "left right")])
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtra, match=r"Reading pictures needs the package pillow: pip install 'recur\[image\]'"):
+        picture_form(path)
 
 
 def test_frames_come_in_the_order_of_their_numbers(tmp_path):
