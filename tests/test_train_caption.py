@@ -243,6 +243,7 @@ def test_bad_rows_and_pictures_are_named(images, clips, tmp_path):
     refused(r"cut.png is a damaged picture", bad("cut.png", "dark"), size="8x12")
     refused("--size must be height x width in pixels, such as 32x48, got 'big'", size="big")
     refused("a picture must have 16 x 16 pixels or more for 4 blocks, got 8 x 12", channels=(2, 2, 2, 2))
+    refused("--input-feeding needs attention, got --attention none", input_feeding=True, attention="none")
     refused("there is no column 'photo'; the columns are image, text", image="photo")
     skipped = run(bad("gone.png", "dark"), tmp_path, overwrite=True, skip_bad_rows=True)
     assert "1 bad rows of" in metrics(skipped)["notes"][0]
@@ -294,6 +295,7 @@ def test_many_pixels_go_to_a_file_and_come_back(tmp_path, monkeypatch):
     filed = Clips.of(rows, form, tmp_path)
     assert filed._mapped is not None
     assert np.array_equal(held.values, filed.values)
+    assert np.array_equal(held.values, np.concatenate(list(filed.parts(7))))
     laid, lengths = filed.padded(np.array([2, 0]))
     assert lengths.tolist() == [3, 1]
     assert np.array_equal(laid[0], rows[2])
@@ -359,7 +361,7 @@ def test_attention_weights_are_shares_of_the_places_of_a_picture():
 def test_vision_takes_mean_and_deviation_from_what_it_is_fitted_to():
     vision = Vision(3, 8, 8, [4], 5)
     pixels = torch.randint(256, (1500, 3, 8, 8), dtype=torch.uint8)
-    vision.fit(pixels)
+    vision.fit(pixels.split(700))
     values = pixels.double()
     torch.testing.assert_close(vision.mean.flatten().double(), values.mean((0, 2, 3)))
     torch.testing.assert_close(vision.deviation.flatten().double(), values.std((0, 2, 3), unbiased=False))

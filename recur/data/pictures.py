@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -165,6 +165,14 @@ class Clips:
         for place, row in enumerate(rows.tolist()):
             laid[place, : lengths[place]] = self[row]
         return laid, lengths
+
+    def parts(self, size: int = 1024) -> Iterator[Pixels]:
+        """Yield copies of all frames, some at a time: [n, C, H, W]."""
+        for start in range(0, len(self.values), size):
+            part = self.values[start : start + size].copy()
+            if self._mapped:
+                self._mapped.touched(1, part.nbytes)
+            yield part
 
     @classmethod
     def of(cls, clips: Iterable[Pixels], form: PictureForm, folder: str | Path | None = None) -> "Clips":

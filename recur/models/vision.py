@@ -1,6 +1,6 @@
 """A small convolutional network: pictures to maps of features, and to a vector each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,14 @@ class Vision(nn.Module):
         return int(self.rows * self.columns)
 
     @torch.no_grad()
-    def fit(self, pixels: Tensor) -> None:
-        """Take mean and deviation of each colour from the pixels [N, C, H, W] of the training part."""
-        # part by part: as float64 they would take eight times the memory
-        sums = torch.zeros(2, len(self.mean), dtype=torch.float64)
-        for start in range(0, len(pixels), 1024):
-            values = pixels[start : start + 1024].to(torch.float64)
+    def fit(self, pixels: Iterable[Tensor]) -> None:
+        """Take mean and deviation of each colour from the training part, pixels [N, C, H, W] in one or more tensors."""
+        sums, count = torch.zeros(2, len(self.mean), dtype=torch.float64), 0
+        for part in pixels:
+            values = part.to(torch.float64)
             sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
-        mean, square = sums / (pixels.numel() / len(self.mean))
+            count += values[:, 0].numel()
+        mean, square = sums / count
         self.mean.copy_(mean[:, None, None])
         self.deviation.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)[:, None, None])
 

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,8 +76,8 @@ def label_baselines(train: Part, validation: Part, test: Part, say: Callable[[st
         with warnings.catch_warnings():
             # not having converged matters little here
             warnings.filterwarnings("ignore", category=warning)
-            model.fit(_means(train.clips.values[chosen]), truth[chosen])
-        return [model.predict(_means(part.clips.values)) for part in (validation, test)]
+            model.fit(_means([train.clips.values[chosen]]), truth[chosen])
+        return [model.predict(_means(part.clips.parts())) for part in (validation, test)]
 
     results = []
     for baseline, description, answer in (
@@ -97,13 +97,12 @@ def label_baselines(train: Part, validation: Part, test: Part, say: Callable[[st
     return results
 
 
-def _means(pixels: NDArray[np.uint8]) -> Features:
-    """Return the means of `SIDE` x `SIDE` parts of pictures [N, C, H, W], 0..1, [N, features]."""
-    rows, columns = (_edges(size) for size in pixels.shape[2:])
+def _means(parts: Iterable[NDArray[np.uint8]]) -> Features:
+    """Return the means of `SIDE` x `SIDE` parts of pictures [N, C, H, W], some at a time, 0..1, [N, features]."""
     result = []
-    # part by part: floats take four times the memory
-    for start in range(0, len(pixels), CHUNK):
-        part = pixels[start : start + CHUNK].astype(np.float32)
+    for pixels in parts:
+        rows, columns = (_edges(size) for size in pixels.shape[2:])
+        part = pixels.astype(np.float32)
         sums = np.add.reduceat(np.add.reduceat(part, rows[:-1], axis=2), columns[:-1], axis=3)
         result.append((sums / (255 * np.outer(np.diff(rows), np.diff(columns)))).reshape(len(part), -1))
     return np.concatenate(result)
@@ -117,7 +116,8 @@ def _features(clips: Clips) -> Features:
     """Return the means of some frames of each clip, side by side."""
     places = np.linspace(0, 1, min(FRAMES, int(clips.lengths.max())))
     chosen = clips.offsets[:-1, None] + np.rint(places * (clips.lengths[:, None] - 1)).astype(np.int64)
-    return np.concatenate([_means(clips.values[column]) for column in chosen.T], axis=1)
+    rows = (chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK))
+    return _means(clips.values[part.ravel()] for part in rows).reshape(len(clips), -1)
 
 
 def _nearest(known: Features, asked: Features) -> Sequence[int]:

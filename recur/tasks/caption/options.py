@@ -48,6 +48,8 @@ class CaptionOptions(RunOptions):
     """Read frames from both ends."""
     attention: Literal["additive", "multiplicative", "dot", "none"] = "multiplicative"
     """How the decoder looks back at the places of an image, or at frames; none leaves it a single vector."""
+    input_feeding: bool = False
+    """Let the decoder read what it saw at the word before, so that it knows what is told; word by word, slower."""
     shift: int = 2
     """Most pixels that a picture is moved by in training, each way; all frames of a clip alike."""
     rotate: float = 5.0
@@ -69,6 +71,8 @@ class CaptionOptions(RunOptions):
             require(self, name, lambda value: value >= 0, "0 or greater")
         require(self, "rotate", lambda value: 0 <= value <= 180, "from 0 to 180")
         require(self, "zoom", lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
+        if self.input_feeding and self.attention == "none":
+            raise InputError("--input-feeding needs attention, got --attention none; leave one of the two out")
         _ = self.pixels
 
     @property

@@ -71,7 +71,7 @@ class Caption(Task[CaptionOptions, Album]):
             tokenizer = dataclasses.asdict(data.encoder.tokenizer)
             longest = longest_caption(data.train.targets)
             known = {"words": data.encoder.words, "tokenizer": tokenizer, "longest": longest}
-        objective.model.vision.fit(torch.from_numpy(data.train.clips.values))
+        objective.model.vision.fit(map(torch.from_numpy, data.train.clips.parts()))
         batches = _batches(data.train, options.batch_size, seed)
         return Setup(
             objective,
