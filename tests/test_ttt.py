@@ -166,6 +166,17 @@ def test_padded_rows_are_the_rows_alone_and_carry_on_out_of_step(mini_batch, pad
     assert (one[4:, 1] if padding == "right" else one[:-4, 1]).count_nonzero() == 0
 
 
+@pytest.mark.parametrize("lengths", [[0, 0, 0], None])
+def test_no_steps_change_nothing(lengths):
+    made = layer()
+    _, state = made(steps(T=3))
+    output, after = made(steps(T=2 if lengths else 0), state, lengths=lengths)
+    assert output.shape == (2 if lengths else 0, 3, H)
+    assert not output.any()
+    close(after, state)
+    assert made(steps(B=0)).output.shape == (13, 0, H)
+
+
 def test_gradients_of_pieces_are_those_of_the_whole():
     made, x = layer(), steps()
     weights = list(made.parameters())

@@ -170,7 +170,7 @@ class TTTLinear(nn.Module):
         left = padded_left(padding)
         check_finite(input, given, left)
         state = self.initial(batch) if state is None else self._checked(state, batch)
-        if not steps or not batch:
+        if not steps or not batch or (given is not None and not given.any()):
             output = input.new_zeros(steps, batch, self.hidden_size)
         elif given is None:
             output, state = self._run(input, state, torch.full_like(state.place, steps))
