@@ -34,8 +34,8 @@ class TTTLinear(nn.Module):
     they are W_0 and b_0 of the head, which are learned, as is the layer norm. With `forget`, a mini-batch begins not at
     W_{t'} but at W_0 + κ (W_{t'} - W_0), 0 < κ < 1 learned for each head.
 
-    Around it, with u the layer norm of the input and c its convolution over the last 4 steps, feature by feature: q, k
-    and v are linear in c, the step size is η = sigmoid(w u + a) / F with F = H / heads, and the output is
+    Around it, with u the layer norm of the input and c the SiLU of its convolution over the last 4 steps, feature by
+    feature: q, k and v are linear in c, the step size is η = sigmoid(w u + a) / F with F = H / heads, and the output is
     O (LN(z) * gelu(G u)), z of all heads together. No residual connection goes from input to output: a stack wants one.
 
     Args:
@@ -115,9 +115,9 @@ class TTTLinear(nn.Module):
         with torch.no_grad():
             nn.init.normal_(self.rate.weight, std=0.02)
             # heads from slow to fast
-            self.rate.bias.copy_(torch.linspace(-4, 0, self.heads))
+            self.rate.bias.copy_(torch.linspace(-3, 1, self.heads))
             if self.keep is not None:
-                self.keep.copy_(torch.linspace(6, 2, self.heads))
+                self.keep.copy_(torch.linspace(7, 3, self.heads))
             nn.init.normal_(self.weight, std=0.02)
             self.weight[:, -1] = 0
             nn.init.ones_(self.scale)
@@ -187,7 +187,7 @@ class TTTLinear(nn.Module):
         """[T, B, D] -> [T, B, H], the first `lengths` [B] of which are valid."""
         values = self.norm(input)
         recent = torch.cat([state.recent, values])
-        mixed = short_convolution(recent, self.convolution)
+        mixed = F.silu(short_convolution(recent, self.convolution))
         query, key, value = (part(mixed) for part in (self.query, self.key, self.value))
         rate = self.rate(values).sigmoid() / self.size
         told, W, now, place = self._learn([query, key, value, rate], state, lengths)
