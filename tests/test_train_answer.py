@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import torch
 import recur
 from recur.app.main import main
 from recur.data.stories import Question, read_questions, story_files
+from recur.data.text import Tokenizer
+from recur.data.vocabulary import Vocabulary
 from recur.errors import InputError
-from recur.tasks.answer.data import read_corpus
+from recur.tasks.answer.baselines import BASELINES
+from recur.tasks.answer.data import Encoder, read_corpus
 from recur.tasks.answer.options import AnswerOptions
 from recur.tasks.answer.predictor import as_question
 from recur.tasks.answer.task import ANSWER
@@ -164,6 +168,22 @@ def test_stories_stay_whole_and_only_the_training_part_is_learned(folder, tmp_pa
         "1 test questions have an answer that the training part never gives" in n for n in metrics(made)["notes"]
     )
     assert metrics(made)["test"]["files"]["q2_test.txt"] <= 0.5
+
+
+def test_baselines_count_what_they_say():
+    def ask(story, text, answer=""):
+        return Question(tuple(story), text, answer, Path("q.txt"), 1, 1)
+
+    train = [ask([], "Where is A?", "hall"), ask([], "Where is A?", "hall"), ask([], "Where is B?", "yard")]
+    train += [ask([], "Who has C?", name) for name in ("A", "B", "B", "B")]
+    encoder = Encoder(Tokenizer("words", lower=False), Vocabulary([]), ["A", "B", "hall", "yard"], None)
+    majority, question, latest = (learn(train, encoder) for _, learn in BASELINES.values())
+    story = ["A is in the yard.", "B is in the hall.", "A is in the yard.", "B has C."]
+    asked = [ask(story, text) for text in ("Where is A?", "Where is C?", "Who has D?", "Why?")]
+    assert [majority(one) for one in asked] == ["B", "B", "B", "B"]
+    assert [question(one) for one in asked] == ["hall", "hall", "B", "B"]
+    assert [latest(one) for one in asked] == ["yard", "yard", "B", "B"]
+    assert latest(ask(["Nobody is here."], "Where is B?")) == "yard"
 
 
 def test_questions_are_read_with_their_stories(tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recur.errors import InputError
-from recur.tasks.options import RunOptions, require
+from recur.tasks.options import RunOptions, Schedule, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,15 @@ class AnswerOptions(RunOptions):
     """Width of the words' vectors, of the memory and of each hop."""
     dropout: float = 0.1
     """Share of the inputs of every hop, and of what is scored, zeroed in training."""
-    epochs: int = 30
+    epochs: int = 60
     """Most passes over the training part, or rounds of --epoch-steps."""
     batch_size: int = 64
     """Rows per step."""
     learning_rate: float = 0.003
     """Step size at the start of the schedule."""
+    schedule: Schedule = "cosine"
+    """Course of the learning rate: constant; cosine or linear down to 0 at the last step; plateau halves it after
+    each epoch that did not improve the validation part."""
 
     def check(self) -> None:
         """Raise InputError for a value out of its range, naming the flag."""
