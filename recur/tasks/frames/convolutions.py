@@ -11,7 +11,7 @@ from recur.tasks.frames.parts import Part
 
 KERNELS, WIDTH = 500, 9
 PENALTIES = (1e-3, 1e-1, 1e1, 1e3)
-AT_A_TIME = 1 << 20  # numbers of a sequence by kernels that are in memory together
+AT_A_TIME = 1 << 15  # steps that are looked at together, few enough for the caches
 
 
 def random_convolutions(train: Part, validation: Part, test: Part, classes: int) -> list[NDArray[np.int64]]:
@@ -48,31 +48,34 @@ class _Kernels:
         weights = torch.randn(KERNELS, 1, WIDTH, generator=generator)
         self.weights = weights - weights.mean(2, keepdim=True)
         self.biases = 2 * torch.rand(KERNELS, generator=generator) - 1
-        self.columns = torch.randint(size, (KERNELS,), generator=generator)
+        columns = torch.randint(size, (KERNELS,), generator=generator).tolist()
         most = max(0.0, float(np.log2(max(1, steps - 1) / (WIDTH - 1))))
-        self.dilations = (2 ** (most * torch.rand(KERNELS, generator=generator))).long()
+        dilations = (2 ** (most * torch.rand(KERNELS, generator=generator))).long().tolist()
+        pairs = list(zip(columns, dilations, strict=True))
+        self.alike = {
+            pair: torch.tensor([i for i, own in enumerate(pairs) if own == pair]) for pair in sorted(set(pairs))
+        }
+        """Numbers of the kernels that look at one number of a step with one dilation."""
 
 
 def _features(frames: Frames, kernels: _Kernels, mean: Tensor, deviation: Tensor) -> Tensor:
     """Return two numbers for each kernel, float64 [n, 2 K]."""
     table = torch.empty(len(frames), KERNELS, 2)
     order = np.argsort(frames.lengths, kind="stable")
-    rows = max(1, AT_A_TIME // int(frames.lengths.max()) // 16)
+    rows = max(1, AT_A_TIME // int(frames.lengths.max()))
     for first in range(0, len(frames), rows):
         index = order[first : first + rows]
         padded, lengths = (torch.from_numpy(array) for array in frames.padded(index))
         inside = torch.arange(padded.shape[1]) < lengths[:, None]
         scaled = ((padded - mean) / deviation * inside[..., None]).transpose(1, 2)
-        for dilation in sorted(set(kernels.dilations.tolist())):
-            own = torch.nonzero(kernels.dilations == dilation)[:, 0]
+        outside = None if bool(inside.all()) else ~inside[:, None]
+        for (column, dilation), own in kernels.alike.items():
             reach = dilation * (WIDTH - 1) // 2
             found = F.conv1d(
-                scaled[:, kernels.columns[own]], kernels.weights[own], kernels.biases[own], padding=reach,
-                dilation=dilation, groups=len(own),
-            )  # fmt: skip
-            found = found.masked_fill(~inside[:, None], -torch.inf)
-            largest = found.amax(2)
-            table[torch.from_numpy(index)[:, None], own] = torch.stack(
-                [largest, (found > 0).sum(2) / lengths[:, None]], dim=2
+                scaled[:, column, None], kernels.weights[own], kernels.biases[own], padding=reach, dilation=dilation
             )
+            if outside is not None:
+                found.masked_fill_(outside, -torch.inf)
+            both = [found.amax(2), (found > 0).sum(2) / lengths[:, None]]
+            table[torch.from_numpy(index)[:, None], own] = torch.stack(both, dim=2)
     return table.flatten(1).double()

@@ -59,9 +59,10 @@ def read_measurements(options: ClassifyOptions) -> Measurements:
             notes += other.notes
             given[name] = part_of(other, labels, path, whole.frames.size)
     shares = 0.0 if "validation" in given else options.validation_share, 0.0 if "test" in given else options.test_share
-    rows = split(whole.labels, *shares)
-    names = ("train", "validation", "test")
-    parts = {name: taken(whole, own) for name, own in zip(names, rows, strict=True)} | given
+    rows = dict(zip(("train", "validation", "test"), split(whole.labels, *shares), strict=True))
+    mean, deviation = whole.frames.take(rows["train"].astype(np.int64)).moments()
+    whole, *others = (part._replace(frames=part.frames.filled(mean)) for part in (whole, *given.values()))
+    parts = {name: taken(whole, own) for name, own in rows.items()} | dict(zip(given, others, strict=True))
     if not len(parts["validation"].labels) or not len(parts["test"].labels):
         raise InputError(
             f"{options.train} must have enough sequences of each label to cut a validation and a test part off, got "
@@ -70,8 +71,6 @@ def read_measurements(options: ClassifyOptions) -> Measurements:
     if "test" not in given:
         count = len(parts["test"].labels)
         notes.append(f"no --test given: {count} sequences of {options.train}, drawn by chance, are the test part")
-    mean, deviation = parts["train"].frames.moments()
-    parts = {name: part._replace(frames=part.frames.filled(mean)) for name, part in parts.items()}
     if twice := parts["validation"].known(parts["train"]):
         notes.append(f"{twice} validation sequences are in the training part too")
     scale = scaling(mean, deviation, options.scale)
