@@ -242,7 +242,7 @@ def test_bad_rows_and_pictures_are_named(images, clips, tmp_path):
     cut.write_bytes(save(tmp_path / "noise.png", square("left", "dark", 1, 200, 300)).read_bytes()[:3000])
     refused(r"cut.png is a damaged picture", bad("cut.png", "dark"), size="8x12")
     refused("--size must be height x width in pixels, such as 32x48, got 'big'", size="big")
-    refused("a picture must have 16 x 16 pixels or more for 4 blocks, got 8 x 12", channels=(2, 2, 2, 2))
+    refused("a picture must be more than 16 pixels high or wide for 4 blocks, got 8 x 12", channels=(2, 2, 2, 2))
     refused("--input-feeding needs attention, got --attention none", input_feeding=True, attention="none")
     refused("there is no column 'photo'; the columns are image, text", image="photo")
     skipped = run(bad("gone.png", "dark"), tmp_path, overwrite=True, skip_bad_rows=True)
@@ -356,6 +356,15 @@ def test_attention_weights_are_shares_of_the_places_of_a_picture():
     weights = model.attention_weights(images, ones, words, torch.tensor([3, 2]))
     assert weights.shape == (2, 3, 4 * 2)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (7, 5), (1, 9)])
+def test_vision_sees_pictures_to_their_edge(height, width):
+    vision = Vision(1, height, width, [2, 3], 5).eval()
+    pixels = torch.full((1, 1, height, width), 100.0, requires_grad=True)
+    seen = vision(pixels)
+    assert seen.shape == (1, 3, -(-height // 4), -(-width // 4))
+    assert vision.vectors(seen).shape == (1, 5)
 
 
 def test_vision_takes_mean_and_deviation_from_what_it_is_fitted_to():

@@ -20,12 +20,12 @@ class Vision(nn.Module):
     Args:
         colours: C, 1 or 3.
         height, width: of a picture, pixels.
-        channels: features of each block; each halves height and width, rounded down.
+        channels: features of each block; each halves height and width, rounded up.
         size: F, the width of a picture's vector.
         dropout: share of the vector zeroed in training.
 
     Raises:
-        InputError: a picture that is smaller than the blocks need.
+        InputError: a picture of which one place would be left.
 
     >>> see = Vision(1, 28, 60, [8, 16], 32)
     >>> seen = see(torch.randint(256, (5, 1, 28, 60), dtype=torch.uint8))
@@ -40,19 +40,19 @@ class Vision(nn.Module):
         self, colours: int, height: int, width: int, channels: Sequence[int], size: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        least = 2 ** len(channels)
-        if min(height, width) < least:
-            raise InputError(
-                f"a picture must have {least} x {least} pixels or more for {len(channels)} blocks, "
-                f"got {height} x {width}"
-            )
         self.register_buffer("mean", torch.zeros(colours, 1, 1))
         self.register_buffer("deviation", torch.ones(colours, 1, 1))
         self.blocks = nn.Sequential(*(_block(*pair) for pair in zip([colours, *channels], channels, strict=False)))
         # pictures with the colours of a pixel side by side are seen in half the time on processors
         self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.channels = channels[-1]
-        self.rows, self.columns = height // least, width // least
+        self.channels, halved = channels[-1], 2 ** len(channels)
+        self.rows, self.columns = -(-height // halved), -(-width // halved)
+        # one place of one picture has no deviation to be normalised by
+        if self.places < 2:
+            raise InputError(
+                f"a picture must be more than {halved} pixels high or wide for {len(channels)} blocks, "
+                f"got {height} x {width}"
+            )
         self.vector = nn.Linear(self.channels * self.places, size)
         self.dropout = nn.Dropout(dropout)
 
@@ -88,4 +88,4 @@ class Vision(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     # the normalisation has a bias of its own, and a quarter of the work behind the pooling
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.MaxPool2d(2), nn.BatchNorm2d(after), nn.ReLU())
+    return nn.Sequential(convolution, nn.MaxPool2d(2, ceil_mode=True), nn.BatchNorm2d(after), nn.ReLU())

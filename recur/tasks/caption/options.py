@@ -41,7 +41,7 @@ class CaptionOptions(RunOptions):
     min_count: int = 1
     """Fewest times that a word must be in the training captions to be written."""
     channels: tuple[int, ...] = (16, 32, 64, 128)
-    """Features of the blocks of the convolutional network; each block halves height and width."""
+    """Features of the blocks of the convolutional network; each block halves height and width, rounded up."""
     embedding_size: int = 256
     """Width of the vectors of pictures and of words."""
     bidirectional: bool = True
