@@ -6,6 +6,7 @@
 images  one to four digits in a row: "three seven two".
 clips   one or two digits that move over eight frames, told from left to right: "a three moves left and a five moves
         up".
+stills  the first frame of such a clip: "three five". To learn digits from before they move, by --vision.
 labels  a digit that comes, wanders and goes over ten frames; each frame has a label: where the digit has come from
         since the frame before (left, right, up, down; in its first frame where it goes next), or blank.
 
@@ -89,6 +90,12 @@ def moving_digits(digits: Digits, generator: Generator) -> tuple[list[Pixels], s
     return frames, " and ".join(f"a {sprites[i][1]} moves {names[i]}" for i in order)
 
 
+def still_digits(digits: Digits, generator: Generator) -> tuple[list[Pixels], str]:
+    """Return the first frame of a clip of moving digits, and their words from left to right."""
+    frames, text = moving_digits(digits, generator)
+    return frames[:1], " ".join(word for word in text.split() if word in WORDS)
+
+
 def wandering_digit(digits: Digits, generator: Generator) -> tuple[list[Pixels], str]:
     """Return frames with a digit in some of them, and the label of each frame."""
     sprite, _ = digits.ink(generator)
@@ -135,6 +142,7 @@ def _apart(a: NDArray[np.int64], b: NDArray[np.int64], a_size: tuple[int, ...], 
 KINDS: dict[str, Callable[[Digits, Generator], tuple[list[Pixels], str]]] = {
     "images": row_of_digits,
     "clips": moving_digits,
+    "stills": still_digits,
     "labels": wandering_digit,
 }
 
@@ -155,11 +163,11 @@ def write_part(out: Path, name: str, kind: str, digits: Digits, count: int, gene
         table.writerow(["image", "text"])
         for number in range(count):
             frames, text = KINDS[kind](digits, generator)
-            path = out / name / (f"{number:05}.png" if kind == "images" else f"{number:05}")
-            if kind != "images":
+            path = out / name / (f"{number:05}.png" if len(frames) == 1 else f"{number:05}")
+            if len(frames) > 1:
                 path.mkdir()
             for place, frame in enumerate(frames):
-                Image.fromarray(frame).save(path if kind == "images" else path / f"{place}.png", compress_level=1)
+                Image.fromarray(frame).save(path if len(frames) == 1 else path / f"{place}.png", compress_level=1)
             table.writerow([path.relative_to(out).as_posix(), text])
 
 
@@ -167,7 +175,7 @@ def main(
     *,
     mnist: Path,
     out: Path,
-    kind: Literal["images", "clips", "labels"] = "images",
+    kind: Literal["images", "clips", "stills", "labels"] = "images",
     count: int = 20_000,
     seed: int = 1,
 ) -> None:

@@ -170,6 +170,16 @@ def test_several_captions_of_a_picture_stay_together(images, tmp_path):
     assert recur.load(made).predict([square("left", "bright", 1, 30, 50)[..., None].repeat(3, 2)[:4, :8]])
 
 
+def test_a_network_begins_with_the_vision_of_another_run(images, clips, tmp_path):
+    first = run(images, tmp_path)
+    # steps so small that nothing moves
+    made = run(clips[0], tmp_path, vision=str(first), learning_rate=1e-12, out=tmp_path / "second")
+    weights = [recur.load(one).model.state_dict()["vision.blocks.1.0.weight"] for one in (first, made)]
+    torch.testing.assert_close(*weights)
+    with pytest.raises(InputError, match=r"must be a run with 1 colours and --channels 3, got one with .* 4,6; make"):
+        run(clips[0], tmp_path, vision=str(first), channels=(3,), out=tmp_path / "third")
+
+
 class StopsAfter(Progress):
     """Sends Ctrl-C after so many steps."""
 
@@ -433,7 +443,7 @@ def test_digit_pictures_say_what_they_show(tmp_path):
         picture[digit, 8:20, 10 : 14 + digit % 3] = 20 * (digit + 1)
     digits = made.Digits(picture, np.arange(10, dtype=np.uint8))
     values = {20 * (number + 1): word for number, word in enumerate(made.WORDS)}
-    for kind, count in (("images", 1), ("clips", 8), ("labels", 10)):
+    for kind, count in (("images", 1), ("clips", 8), ("stills", 1), ("labels", 10)):
         made.write_part(tmp_path / kind, "train", kind, digits, 20, np.random.default_rng(1))
         with open(tmp_path / kind / "train.csv", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -448,6 +458,10 @@ def test_digit_pictures_say_what_they_show(tmp_path):
                 # of two equal neighbours one is seen here
                 words = row["text"].split()
                 assert shown == [w for w, before in zip(words, ["", *words], strict=False) if w != before]
+            elif kind == "stills":
+                seen = [(np.argwhere(frames[0] == v)[:, 1].min(), word) for v, word in values.items() if v in frames[0]]
+                if len(seen) == len(row["text"].split()):
+                    assert " ".join(word for _, word in sorted(seen)) == row["text"]
             elif kind == "labels":
                 said = row["text"].split()
                 assert [not frame.any() for frame in frames] == [label == "blank" for label in said]

@@ -45,6 +45,7 @@ class Vision(nn.Module):
         self.blocks = nn.Sequential(*(_block(*pair) for pair in zip([colours, *channels], channels, strict=False)))
         # pictures with the colours of a pixel side by side are seen in half the time on processors
         self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.blocks_shape = (colours, *channels)
         self.channels, halved = channels[-1], 2 ** len(channels)
         self.rows, self.columns = -(-height // halved), -(-width // halved)
         # one place of one picture has no deviation to be normalised by

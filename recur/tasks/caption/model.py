@@ -27,7 +27,7 @@ LONGER, LONGEST_MORE = 1.5, 5
 Shown = Callable[[float], None]
 
 
-def _nothing(done: float) -> None:
+def silent(done: float) -> None:
     """Show nothing."""
 
 
@@ -119,7 +119,7 @@ def captions(
     search: Decoding = GREEDY,
     *,
     batch_size: int = 64,
-    shown: Shown = _nothing,
+    shown: Shown = silent,
 ) -> list[Hypothesis]:
     """Write a caption for each clip, in evaluation mode.
 
@@ -165,7 +165,7 @@ def cross_entropy(
 
 @torch.no_grad()
 def label_probabilities(
-    model: FrameLabeller, clips: Clips, *, batch_size: int = 64, shown: Shown = _nothing
+    model: FrameLabeller, clips: Clips, *, batch_size: int = 64, shown: Shown = silent
 ) -> NDArray[np.float32]:
     """Return the probability of each label for every frame of all clips, one clip after the other, [N, C]."""
     result = np.empty((len(clips.values), model.config.labels), dtype=np.float32)

@@ -42,6 +42,9 @@ class CaptionOptions(RunOptions):
     """Fewest times that a word must be in the training captions to be written."""
     channels: tuple[int, ...] = (16, 32, 64, 128)
     """Features of the blocks of the convolutional network; each block halves height and width, rounded up."""
+    vision: str | None = None
+    """Run of recur train caption whose convolutional blocks the network begins with, and learns on from; it must have
+    the same --channels and colours."""
     embedding_size: int = 256
     """Width of the vectors of pictures and of words."""
     bidirectional: bool = True

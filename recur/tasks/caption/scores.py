@@ -13,7 +13,7 @@ from recur.tasks import figures
 from recur.tasks.bleu import BleuTokens, bleu
 from recur.tasks.caption.cider import cider
 from recur.tasks.caption.data import Captions, Part
-from recur.tasks.caption.model import Shown, _nothing, captions, cross_entropy, label_probabilities
+from recur.tasks.caption.model import Shown, captions, cross_entropy, label_probabilities, silent
 from recur.tasks.decoding import GREEDY, Decoding
 from recur.tasks.figures import wilson
 
@@ -105,7 +105,7 @@ def score_captions(
     search: Decoding = GREEDY,
     *,
     batch_size: int = 64,
-    shown: Shown = _nothing,
+    shown: Shown = silent,
     notes: Sequence[str] = (),
 ) -> Captioned:
     """Write captions of a part and score them; the arguments are those of `captions`."""
@@ -148,7 +148,7 @@ def score_labels(probabilities: NDArray[np.float32], part: Part, notes: Sequence
 
 
 def label_scores(
-    model: FrameLabeller, part: Part, *, batch_size: int = 64, shown: Shown = _nothing
+    model: FrameLabeller, part: Part, *, batch_size: int = 64, shown: Shown = silent
 ) -> tuple[NDArray[np.float32], FrameScores]:
     """Return the probabilities of a part's frames, and their scores."""
     found = label_probabilities(model, part.clips, batch_size=batch_size, shown=shown)

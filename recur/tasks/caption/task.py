@@ -11,8 +11,10 @@ from torch import nn
 
 from recur.data.pictures import ClipBatches
 from recur.data.text import Tokenizer
+from recur.errors import InputError
 from recur.files import existing_folder
 from recur.models.captioner import Captioner, CaptionerConfig, FrameLabeller, FrameLabellerConfig
+from recur.models.vision import Vision
 from recur.tasks.bleu import sacrebleu_metrics
 from recur.tasks.caption.augment import Affine
 from recur.tasks.caption.baselines import caption_baselines, label_baselines
@@ -25,6 +27,7 @@ from recur.tasks.caption.scores import Captioned, figure_name, label_scores, sco
 from recur.tasks.decoding import GREEDY, Decoding
 from recur.tasks.job import Baseline, Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
+from recur.tasks.predictor import load
 from recur.tasks.progress import Progress
 from recur.tasks.writing import begin_with_frequencies
 
@@ -72,6 +75,8 @@ class Caption(Task[CaptionOptions, Album]):
             longest = longest_caption(data.train.targets)
             known = {"words": data.encoder.words, "tokenizer": tokenizer, "longest": longest}
         objective.model.vision.fit(map(torch.from_numpy, data.train.clips.parts()))
+        if options.vision:
+            _begin_with(objective.model.vision, options.vision)
         batches = _batches(data.train, options.batch_size, seed)
         return Setup(
             objective,
@@ -130,6 +135,25 @@ class Caption(Task[CaptionOptions, Album]):
         if config["structure"] == "aligned":
             return FrameLabelPredictor(folder, config, model, Labels(config["labels"]))
         return CaptionPredictor(folder, config, model, Captions(config["words"], Tokenizer(**config["tokenizer"])))
+
+
+def _begin_with(vision: Vision, run: str) -> None:
+    """Take the weights of a run's convolutional blocks over.
+
+    Raises:
+        InputError: it is a run of another task, or has other blocks.
+        RunError: it is no finished run.
+    """
+    other = getattr(load(run).model, "vision", None)
+    if not isinstance(other, Vision):
+        raise InputError(f"--vision {run} must be a run of recur train caption, got one of another task")
+    if other.blocks_shape != vision.blocks_shape:
+        wanted, found = (
+            f"{colours} colours and --channels {','.join(map(str, channels))}"
+            for colours, *channels in (vision.blocks_shape, other.blocks_shape)
+        )
+        raise InputError(f"--vision {run} must be a run with {wanted}, got one with {found}; make them alike")
+    vision.blocks.load_state_dict(other.blocks.state_dict())
 
 
 def _batches(part: Part, size: int, seed: int = 0, shuffle: bool = True) -> ClipBatches:
