@@ -53,7 +53,7 @@ def test_what_lies_behind_a_story_and_other_rows_never_matter(hops, cell):
 
 
 def test_a_hop_is_the_equation():
-    model = network(hops=2)
+    model = network(cell="mingru", hops=2)
     sentences, story, question, _ = batch()
     x, u = model.encode(sentences)[story[0]], model.encode(sentences)[question[0]]
 
@@ -102,7 +102,7 @@ def test_no_memory_is_the_cell_over_all_words():
 
 
 def test_reads_are_shares_and_follow_the_gate():
-    model = network(hops=2)
+    model = network(cell="mingru", hops=2)
     sentences, story, question, lengths = batch()
     shares = model.reads(sentences, story, question, lengths)
     assert shares.shape == (2, 3, 3)

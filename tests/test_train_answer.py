@@ -83,7 +83,7 @@ def metrics(folder):
 
 
 def test_places_are_learned_and_the_run_answers(folder, tmp_path, capsys):
-    made = run(folder, tmp_path, epochs=12, hidden_size=32, hops=1, learning_rate=0.02, baselines=True)
+    made = run(folder, tmp_path, epochs=12, hidden_size=32, cell="mingru", hops=1, learning_rate=0.02, baselines=True)
     found = metrics(made)
     assert found["test"]["accuracy"] > 0.9
     assert list(found["test"]["files"]) == ["q2_test.txt", "q10_test.txt.gz"]

@@ -24,7 +24,7 @@ class MemoryConfig(Config):
     """V, ids 0 (padding) and 1 (unknown) included."""
     classes: int
     """C, answers that there are; at least 2."""
-    cell: str = "mingru"
+    cell: str = "gru"
     """A name in `recur.cells.CELLS`."""
     hops: int = 2
     """K, how often the memory is read, each time with the question that the hop before has made; 0 for no memory: the
@@ -174,8 +174,7 @@ def attend_(layer: Recurrent | RNN | LSTM | GRU, size: int) -> None:
     """Let a recurrent layer begin as attention, its first inputs being the product of sentence and question.
 
     The gate that keeps the state starts as their scaled dot product, so that the state changes where they have much in
-    common, and nothing else sees the product at the start. A network that starts at random learns by heart instead
-    which words go together.
+    common, and nothing else sees the product at the start.
 
     Args:
         layer: whose first layer reads `[.., 3 size]`; left alone but for the product if its cell has no such gate.

@@ -20,7 +20,7 @@ class AnswerOptions(RunOptions):
     """What a sentence is cut into; auto looks at the sentences: characters for Chinese, words for most others."""
     max_sentences: int | None = 130
     """Longest story that is read, in sentences; what is older is forgotten."""
-    cell: tuple[str, ...] = ("mingru",)
+    cell: tuple[str, ...] = ("gru",)
     """Recurrent cells of the hops; several are trained one after the other and compared."""
     hops: int = 2
     """How often the memory is read; 0 for no memory: the cell reads the words of story and question in a row."""
