@@ -582,7 +582,12 @@ def test_columns_are_found(tmp_path: Path):
 
 def test_texts_and_unknown_series_are_refused(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["predict", str(learned), "tomorrow"]) == 2
-    assert "goes on with the series of a table" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "goes on with the series of a table" in shown.err
+    assert not shown.out
+    assert main(["predict", str(learned), "--text", "a"]) == 2
+    assert "--text is no flag for" in (shown := capsys.readouterr().err)
+    assert "its task has none" in shown
     days = waves(60) | {"time": [str(np.datetime64("2020-01-01") + day) for day in range(60)]}
     assert main(["evaluate", str(learned), str(table(tmp_path / "days.csv", days))]) == 2
     assert "must have times 1 hour apart as in training, got 1 day" in capsys.readouterr().err
