@@ -51,6 +51,8 @@ class Measured:
     read: tuple[str, ...]
     """The columns that were read; () of arrays."""
     notes: list[str] = field(default_factory=list)
+    named: bool = False
+    """Whether a column names the sequences."""
 
 
 def read_measured(path: str | Path, layout: Layout, labelled: bool = True) -> Measured:
@@ -199,7 +201,7 @@ def _from_long(path: str | Path, layout: Layout, labelled: bool) -> Measured:
     frames = Frames.over(cells.numbers()[order], np.append(0, np.cumsum(lengths))[:-1], lengths)
     frames, told = _carried(path, frames)
     known = np.array(labels) if labelled else None
-    return Measured(frames, known, list(numbers), tuple(columns), [*notes, *moved, *told])
+    return Measured(frames, known, list(numbers), tuple(columns), [*notes, *moved, *told], named=True)
 
 
 def _order(

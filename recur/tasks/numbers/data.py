@@ -85,9 +85,9 @@ def part_of(file: Measured, labels: list[str], path: str, size: int | None = Non
     """
     assert file.labels is not None
     check_size(file.frames, size, path)
-    kind = "row" if is_arrays(path) else "sequence"
-    numbers = class_numbers(file.labels.tolist(), labels, lambda row: f"{path}, {kind} {file.names[row]}")
-    return Part(file.frames, numbers, file.names)
+    names = file.names if file.named else [f"row {number}" for number in file.names]
+    numbers = class_numbers(file.labels.tolist(), labels, lambda row: f"{path}, {names[row]}")
+    return Part(file.frames, numbers, names)
 
 
 def check_size(frames: Frames, size: int | None, path: str) -> None:
