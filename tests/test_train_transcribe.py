@@ -63,6 +63,8 @@ def test_a_wide_beam_finds_every_text_with_the_sum_over_its_paths(seed):
     assert {tuple(text): pytest.approx(value) for text, value in found} == sums
     assert tuple(found[0][0]) == max(sums, key=sums.get)
     assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
+    nothing = float(logs[:, 0].sum())
+    assert prefix_beam_search(logs, 9, least=1.0) == [([], pytest.approx(nothing))]
     for beam in (1, 2, 3):
         text, value = prefix_beam_search(logs, beam)[0]
         assert value <= sums[tuple(text)] + 1e-12
