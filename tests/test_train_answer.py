@@ -232,6 +232,11 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
     refused("--test and --test-pattern must not be given together", test=folder)
     refused("--hops must be 0 or greater, got -1", hops=-1)
     refused("there is no file", train=tmp_path / "none")
+    good = (folder / "q2_test.txt").read_text()
+    (folder / "q2_test.txt").write_text(good + "4 Where is Ann?\n")
+    refused("q2_test.txt, line 121: expected the number 7, or 1 for a new story, found 4")
+    assert not (tmp_path / "run").exists()
+    (folder / "q2_test.txt").write_text(good)
     one = tmp_path / "one.txt"
     one.write_text("1 A.\n2 B?\tc\n")
     refused("must have enough stories in each file to cut .* got 1", train=one, test_pattern=None)
