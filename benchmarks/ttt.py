@@ -96,8 +96,9 @@ def step(model: LanguageModel, rows: Tensor, state: object) -> object:
 @torch.no_grad()
 def by_place(model: LanguageModel, pieces: Tensor) -> Tensor:
     """Return the mean loss of each token but the first of the pieces, in nats, [context - 1]."""
-    read = model.eval()(pieces[:, :-1])
-    return model.losses(read.hidden, pieces[:, 1:]).mean(0)
+    model.eval()
+    parts = [model.losses(model(part[:, :-1]).hidden, part[:, 1:]) for part in pieces.split(16)]
+    return torch.cat(parts).mean(0)
 
 
 if __name__ == "__main__":
