@@ -158,8 +158,8 @@ def test_several_captions_of_a_picture_stay_together(images, tmp_path):
     rows = [line.split(",") for line in images.read_text().splitlines()[1:]]
     doubled = [pair for path, text in rows for pair in ((path, text), (path, f"see: {text}!"))]
     both = table(tmp_path / "both.csv", doubled)
-    made = run(both, tmp_path, attention="none", baselines=True, size="4x8", colours="colour", cell="rnn")
-    found = metrics(made)
+    made = run(both, tmp_path, attention="none", baselines=True, size="4x8", colours="colour", cell="rnn,gru")
+    found = metrics(made / "gru-1")
     assert found["rows"] == {"train": 58, "validation": 6, "test": 16}
     assert found["test"]["references"] == 2
     assert found["baselines"]["nearest"]["cider"] > 4
