@@ -386,6 +386,20 @@ def test_vision_takes_mean_and_deviation_from_what_it_is_fitted_to():
     torch.testing.assert_close(vision.deviation.flatten().double(), values.std((0, 2, 3), unbiased=False))
 
 
+def test_vision_is_normalised_by_the_means_of_many_batches():
+    vision = Vision(1, 8, 8, [4], 5)
+    convolution, pool, norm, _ = vision.blocks[0]
+    batches = [torch.rand(6, 1, 8, 8) * 40 * (number + 1) for number in range(5)]
+    for pixels in batches:
+        vision(pixels)
+    means = torch.stack([pool(convolution(pixels)).mean((0, 2, 3)) for pixels in batches])
+    torch.testing.assert_close(norm.running_mean, means.mean(0))
+    for _ in range(300):
+        vision(batches[0])
+    assert norm.momentum == 0.01
+    torch.testing.assert_close(norm.running_mean, means[0], rtol=0.2, atol=0.2)
+
+
 def test_cider_is_what_the_formula_gives_by_hand():
     # two pictures; "a" is in both references: weight 0; "b" and "c" in one: log 2
     weight = math.log(2)

@@ -17,6 +17,7 @@ from recur.data.frames import FrameBatches, Frames
 from recur.data.measured import Layout, read_measured
 from recur.errors import InputError
 from recur.tasks.classify.options import ClassifyOptions
+from recur.tasks.classify.task import CLASSIFY
 from recur.tasks.frames.baselines import run_baselines
 from recur.tasks.frames.convolutions import random_convolutions
 from recur.tasks.frames.parts import Part
@@ -397,3 +398,8 @@ def test_the_script_writes_pictures_as_sequences(by, tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"nothing"))
     with pytest.raises(ValueError, match="must be an idx file of bytes"):
         script["main"](data=tmp_path, out=tmp_path / "out", by=by)
+
+
+def test_the_task_on_texts_names_the_one_on_numbers(tmp_path):
+    with pytest.raises(InputError, match=r"x\.npz is asked for as numbers; give recur\.tasks\.numbers\.task\.NUMBERS"):
+        train_run(CLASSIFY, ClassifyOptions(train=str(tmp_path / "x.npz"), out=str(tmp_path / "run")))

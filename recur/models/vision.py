@@ -89,4 +89,13 @@ class Vision(nn.Module):
 def _block(before: int, after: int) -> nn.Sequential:
     # the normalisation has a bias of its own, and a quarter of the work behind the pooling
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.MaxPool2d(2, ceil_mode=True), nn.BatchNorm2d(after), nn.ReLU())
+    return nn.Sequential(convolution, nn.MaxPool2d(2, ceil_mode=True), _Norm(after), nn.ReLU())
+
+
+class _Norm(nn.BatchNorm2d):
+    """Batch normalisation whose running means are those of the last hundreds of batches: frames of a clip are alike."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            self.momentum = max(0.01, 1 / (int(self.num_batches_tracked or 0) + 1))
+        return super().forward(input)

@@ -23,6 +23,7 @@ from recur.tasks.classify.report import Drawn, report
 from recur.tasks.job import Figure, Member, Result, Scored, Setup, Task, TaskReport, Trained
 from recur.tasks.job_result import percent
 from recur.tasks.many_to_one import score_members
+from recur.tasks.numbers.options import asks_for_numbers
 from recur.tasks.progress import Progress
 
 
@@ -35,6 +36,8 @@ class Classify(Task[ClassifyOptions, Corpus]):
 
     def read(self, options: ClassifyOptions, progress: Progress) -> Corpus:
         """Read the training file, cut it into its parts, and check the labels of the test file."""
+        if asks_for_numbers(dataclasses.asdict(options)):
+            raise InputError(f"{options.train} is asked for as numbers; give recur.tasks.numbers.task.NUMBERS instead")
         corpus = read_corpus(options)
         if not options.vectors:
             return corpus
