@@ -119,7 +119,7 @@ class MemoryNetwork(nn.Module):
         """Return what each pass takes of each sentence, `[B, P, S]`, shares of 1; the arguments are those of a call.
 
         The passes are hop 1 forward, hop 1 backward, hop 2 forward and so on, 2 K - 1 of them (none without memory). A
-        sentence's share is how far it moves the state, |h_t - h_{t-1}| summed over the units, of what all move it.
+        sentence's share is how far it moves the state, `|h_t - h_{t-1}|` summed over the units, of what all move it.
         """
         found = []
         if self.config.hops:
