@@ -3,11 +3,11 @@
 import gzip
 import json
 import random
-import signal
 from pathlib import Path
 
 import pytest
 import torch
+from stopping import StopsAfter
 
 import recur
 from recur.app.main import main
@@ -22,7 +22,6 @@ from recur.tasks.answer.predictor import as_question
 from recur.tasks.answer.task import ANSWER
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
-from recur.tasks.progress import Progress
 
 SMALL = {"epochs": 1, "hidden_size": 8, "threads": 1, "batch_size": 16, "baselines": False}
 NAMES, PLACES, THINGS = ["Mary", "John", "Ann"], ["garden", "kitchen", "hall"], ["milk", "ball"]
@@ -125,19 +124,6 @@ def test_other_cells_and_no_memory(folder, tmp_path, options):
     made = run(folder, tmp_path, **options)
     assert recur.load(made).evaluate(folder / "q2_test.txt").rows == 40
     assert ("What is read" in (made / "report.html").read_text()) == (options["hops"] > 0)
-
-
-class StopsAfter(Progress):
-    """Sends Ctrl-C after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def step(self, *values):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(folder, tmp_path):

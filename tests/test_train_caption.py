@@ -4,13 +4,13 @@ import csv
 import importlib.util
 import json
 import math
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopping import StopsAfter
 
 import recur
 from recur.app.main import main
@@ -26,7 +26,6 @@ from recur.tasks.caption.scores import resampled
 from recur.tasks.caption.task import CAPTION
 from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
-from recur.tasks.progress import Progress
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -178,19 +177,6 @@ def test_a_network_begins_with_the_vision_of_another_run(images, clips, tmp_path
     torch.testing.assert_close(*weights)
     with pytest.raises(InputError, match=r"must be a run with 1 colours and --channels 3, got one with .* 4,6; make"):
         run(clips[0], tmp_path, vision=str(first), channels=(3,), out=tmp_path / "third")
-
-
-class StopsAfter(Progress):
-    """Sends Ctrl-C after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def step(self, *values):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("structure", ["one-to-many", "encoder-decoder", "aligned"])

@@ -4,12 +4,12 @@ import json
 import math
 import re
 import runpy
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopping import StopsAfter
 
 import recur
 from recur.app.main import main
@@ -26,7 +26,6 @@ from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
 from recur.tasks.listen.options import ListenOptions
 from recur.tasks.listen.task import LISTEN
-from recur.tasks.progress import Progress
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -118,19 +117,6 @@ def test_labels_come_from_names_by_a_pattern(folder):
         labelled_sounds(folder, pattern="(?P<label>low)")
     with pytest.raises(InputError, match="regular expression"):
         labelled_sounds(folder, pattern="(")
-
-
-class StopsAfter(Progress):
-    """Sends Ctrl-C after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def step(self, *values):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(folder, tmp_path):

@@ -4,12 +4,12 @@ import csv
 import gzip
 import json
 import runpy
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopping import StopsAfter
 
 import recur
 from recur.app.main import main
@@ -26,7 +26,6 @@ from recur.tasks.interrupt import Interrupted
 from recur.tasks.job_run import train_run
 from recur.tasks.numbers.data import scaling
 from recur.tasks.numbers.task import NUMBERS
-from recur.tasks.progress import Progress
 
 SMALL = {"epochs": 1, "hidden_size": 6, "threads": 1, "batch_size": 8, "baselines": False, "watch_gradients": 0}
 
@@ -182,19 +181,6 @@ def test_waves_are_told_apart_and_the_run_answers(form, tmp_path, capsys):
     assert "20 sequences" in capsys.readouterr().out
     assert main(["flow", str(made), "--rows", "4", "--out", str(tmp_path / "flow")]) == 0
     assert (tmp_path / "flow" / "flow.html").exists()
-
-
-class StopsAfter(Progress):
-    """Sends Ctrl-C after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def step(self, *values):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(arrays, tmp_path):

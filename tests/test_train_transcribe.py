@@ -5,13 +5,13 @@ import importlib.util
 import itertools
 import json
 import math
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopping import StopsAfter
 
 import recur
 from recur.app.main import main
@@ -262,19 +262,6 @@ def test_words_between_pauses_are_told_apart(table, tmp_path):
     assert found["baselines"]["words-between-pauses"]["character_error_rate"] == 0.0
     assert set(found["members"]) == {"gru-1", "rnn-1"}
     assert "beam" not in found
-
-
-class StopsAfter(Progress):
-    """Sends Ctrl-C after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def step(self, *values):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(table, tmp_path):
