@@ -12,7 +12,7 @@ from recur.cells import cell_named
 from recur.cells.cell import Cell, State
 from recur.errors import InputError
 from recur.layers.plan import check_checkpoint
-from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack
+from recur.layers.stack import Trace, check_finite, check_lengths, check_resets, padded_left, run_stack, time_first
 from recur.scan import BACKENDS, Weights
 from recur.stream import Stream
 
@@ -244,13 +244,7 @@ class Recurrent(nn.Module):
         *,
         trace: bool,
     ) -> Trace:
-        if not isinstance(input, Tensor):
-            raise InputError(f"`input` must be a tensor, got {type(input).__name__}; give `lengths` for ragged rows")
-        if input.dim() != 3 or input.shape[-1] != self.input_size:
-            layout = "[B, T, D]" if self.batch_first else "[T, B, D]"
-            raise InputError(f"`input` must be {layout} with D = {self.input_size}, got {list(input.shape)}")
-        if self.batch_first:
-            input = input.transpose(0, 1)
+        input = time_first(input, self.input_size, self.batch_first)
         steps, batch, _ = input.shape
         if lengths is not None:
             lengths = check_lengths(lengths, batch, steps, input.device)

@@ -54,6 +54,20 @@ class Trace(NamedTuple):
         )
 
 
+def time_first(input: Tensor, size: int, batch_first: bool) -> Tensor:
+    """Return the input of a layer as [T, B, D].
+
+    Raises:
+        InputError: it is no tensor, or not of the layer's layout with D = `size`.
+    """
+    if not isinstance(input, Tensor):
+        raise InputError(f"`input` must be a tensor, got {type(input).__name__}; give `lengths` for ragged rows")
+    if input.dim() != 3 or input.shape[-1] != size:
+        layout = "[B, T, D]" if batch_first else "[T, B, D]"
+        raise InputError(f"`input` must be {layout} with D = {size}, got {list(input.shape)}")
+    return input.transpose(0, 1) if batch_first else input
+
+
 def check_lengths(lengths: Tensor | Sequence[int], batch: int, steps: int, device: torch.device) -> Tensor:
     """Return `lengths` as an int64 tensor [B] on `device`.
 

@@ -12,7 +12,7 @@ from recur.cells.cell import State
 from recur.errors import InputError
 from recur.layers.recurrent import Output
 from recur.layers.short_convolution import short_convolution
-from recur.layers.stack import check_finite, check_lengths, padded_left
+from recur.layers.stack import check_finite, check_lengths, padded_left, time_first
 from recur.layers.ttt_scan import Models, Tokens, dual, reference
 from recur.stream import as_rows
 
@@ -158,13 +158,7 @@ class TTTLinear(nn.Module):
         Raises:
             InputError: a shape does not fit, a length is out of range, or a valid step holds NaN.
         """
-        if not isinstance(input, Tensor):
-            raise InputError(f"`input` must be a tensor, got {type(input).__name__}; give `lengths` for ragged rows")
-        if input.dim() != 3 or input.shape[-1] != self.input_size:
-            layout = "[B, T, D]" if self.batch_first else "[T, B, D]"
-            raise InputError(f"`input` must be {layout} with D = {self.input_size}, got {list(input.shape)}")
-        if self.batch_first:
-            input = input.transpose(0, 1)
+        input = time_first(input, self.input_size, self.batch_first)
         steps, batch, _ = input.shape
         given = None if lengths is None else check_lengths(lengths, batch, steps, input.device)
         left = padded_left(padding)
